@@ -11,5 +11,6 @@ from tests.storage.readers.site import Site, serving
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with serving() as made:
-        yield made
+    """A web server."""
+    with serving() as server:
+        yield server

@@ -1,4 +1,4 @@
-"""A hub of data sets for tests: serves one folder under one name, at one commit, as the library asks for it."""
+"""A hub of data sets for tests, which serves one folder under one name and at one commit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DataSets(Handler):
     def serve(self, path: str, model: str, folder: Path) -> None:
         names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
         if re.fullmatch(f"/api/datasets/{model}(/revision/.+)?", path):
-            self.json({"id": model, "sha": COMMIT, "siblings": [{"rfilename": one} for one in names]})
+            self.json({"id": model, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
         elif tree := re.fullmatch(f"/api/datasets/{model}/tree/[^/]+/?(.*)", path):
-            self.json([entry(folder, one) for one in names if one.startswith(tree[1])])
+            self.json([entry(folder, name) for name in names if name.startswith(tree[1])])
         elif (file := re.fullmatch(f"/datasets/{model}/resolve/[^/]+/(.*)", path)) and file[1] in names:
             self.file(folder / file[1], file[1])
         else:
@@ -29,7 +29,7 @@ class DataSets(Handler):
 
     def do_POST(self) -> None:  # noqa: N802
         paths = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
-        folder = self.hub.models[NAME]
+        folder = self.one.models[NAME]
         self.json([entry(folder, name) for name in paths if (folder / name).is_file()])
 
     def file(self, file: Path, name: str) -> None:

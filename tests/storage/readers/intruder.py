@@ -1,7 +1,7 @@
-"""A document that took its reader over: each of the confined programs, where it would read, tries what it must not.
+"""A document that took over its reader: instead of reading, a confined program attempts forbidden acts.
 
-DOCMILL_TEST_INTRUDER says in JSON which `program`, what it knows of the machine (`file`, `folder`, `tcp`, `unix`,
-`abstract`, `parent`). The answer is a frame with what each attempt came to, or the `answer` that it gives.
+DOCMILL_TEST_INTRUDER names in JSON the `program`, and what the intruder knows about the machine (`file`, `tcp`,
+`unix`, `abstract`, `parent`). The program answers with the outcome of each attempt, or with a given `answer`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from typing import Any
 
 from docmill.storage.readers.confinement import send
 
-TOLD = json.loads(os.environ.get("DOCMILL_TEST_INTRUDER", "{}"))
+KNOWN = json.loads(os.environ.get("DOCMILL_TEST_INTRUDER", "{}"))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 PTRACE_SEIZE = 0x4206  # unlike an attach, it does not stop the process
 CLONE_NEWUSER = 0x10000000
 
 
 def main() -> None:
-    program: Any = importlib.import_module(f"docmill.storage.readers.{TOLD['program']}")
-    if TOLD["program"] == "dataset":
-        program._stream = lambda _: None  # the data set itself is not what is looked at
+    program: Any = importlib.import_module(f"docmill.storage.readers.{KNOWN['program']}")
+    if KNOWN["program"] == "dataset":
+        program._stream = lambda _: None  # the test does not read the data set itself
         program._table = intrude
     else:
-        program.serve = lie if "answer" in TOLD else intrude
+        program.serve = lie if "answer" in KNOWN else intrude
     program.main()
 
 
 def lie(*_: Any) -> None:
     """Send an answer, and neither end nor read on."""
-    sys.stdout.write(TOLD["answer"])
+    sys.stdout.write(KNOWN["answer"])
     sys.stdout.flush()
     signal.pause()
 
 
 def intrude(*_: Any) -> None:
-    """Answer with what came of each attempt: "done", or the name of the error."""
+    """Answer with the outcome of each attempt: "done", or the name of the error."""
     outcomes = {name: _outcome(attempt) for name, attempt in ATTEMPTS.items()}
     again: dict[str, str] = {}
     thread = threading.Thread(target=lambda: again.update({name: _outcome(ATTEMPTS[name]) for name in ATTEMPTS}))
@@ -65,7 +65,7 @@ def _outcome(attempt: Callable[[], object]) -> str:
 
 
 def _file() -> Path:
-    return Path(TOLD["file"])
+    return Path(KNOWN["file"])
 
 
 def _overwrite() -> None:
@@ -106,7 +106,7 @@ def _fork() -> None:
 
 
 def _environment_of_the_parent() -> None:
-    assert Path(f"/proc/{TOLD['parent']}/environ").read_bytes()
+    assert Path(f"/proc/{KNOWN['parent']}/environ").read_bytes()
 
 
 ATTEMPTS: dict[str, Callable[[], object]] = {
@@ -127,19 +127,19 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "change a file's attributes": lambda: os.setxattr(_file(), "user.docmill", b"x"),
     "start a process": _fork,
     "run a program": lambda: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0),
-    "signal the parent": lambda: os.kill(TOLD["parent"], signal.SIGCONT),
-    "signal a thread of the parent": lambda: _call("tgkill", TOLD["parent"], TOLD["parent"], 0),
-    "trace the parent": lambda: _call("ptrace", PTRACE_SEIZE, TOLD["parent"], 0, 0),
-    "limit the parent": lambda: _call("prlimit", TOLD["parent"], 7, 0, 0),
+    "signal the parent": lambda: os.kill(KNOWN["parent"], signal.SIGCONT),
+    "signal a thread of the parent": lambda: _call("tgkill", KNOWN["parent"], KNOWN["parent"], 0),
+    "trace the parent": lambda: _call("ptrace", PTRACE_SEIZE, KNOWN["parent"], 0, 0),
+    "limit the parent": lambda: _call("prlimit", KNOWN["parent"], 7, 0, 0),
     "leave for another namespace": lambda: _call("unshare", CLONE_NEWUSER),
-    "connect to a socket's name": lambda: _connect(socket.AF_UNIX, TOLD["unix"]),
-    "connect to a socket without a file": lambda: _connect(socket.AF_UNIX, TOLD["abstract"]),
-    "connect to a port": lambda: _connect(socket.AF_INET, tuple(TOLD["tcp"])),
+    "connect to a socket's name": lambda: _connect(socket.AF_UNIX, KNOWN["unix"]),
+    "connect to a socket without a file": lambda: _connect(socket.AF_UNIX, KNOWN["abstract"]),
+    "connect to a port": lambda: _connect(socket.AF_INET, tuple(KNOWN["tcp"])),
     "send a datagram": _datagram,
     "read a file": lambda: _file().read_bytes(),
     "list a folder": lambda: list(_file().parent.iterdir()),
     "read the parent's environment": _environment_of_the_parent,
-    "open the parent's memory": lambda: os.close(os.open(f"/proc/{TOLD['parent']}/mem", os.O_RDONLY)),
+    "open the parent's memory": lambda: os.close(os.open(f"/proc/{KNOWN['parent']}/mem", os.O_RDONLY)),
 }
 NETWORK = ("connect to a port", "send a datagram")
 

@@ -1,4 +1,4 @@
-"""A real HTTP server for tests, and what it may do to its clients."""
+"""A real HTTP server for tests, and its faults."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Site:
     version: tuple[str, str] = ("ETag", '"1"')  # a header of all answers
     ranges: bool = True
     sizes: bool = True
-    endless: bool = False  # a part of a file is all that follows, too
-    cut: float = 1.0  # of an answer
+    endless: bool = False  # a part of a file goes on to the end of the file
+    cut: float = 1.0  # the share of an answer that is sent
     status: int = 200
     pause: threading.Event | None = None  # between the halves of an answer, until it is set
     requests: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Site:
 def handler(site: Site) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Nothing."""
+            """Log nothing."""
 
         def do_HEAD(self) -> None:
             self._answer(body=False)
@@ -70,31 +70,31 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             if body:
-                with suppress(ConnectionError):  # who has enough hangs up
+                with suppress(ConnectionError):  # a client that has enough hangs up
                     if (pause := site.pause) is not None:
                         self.wfile.write(raw[: len(raw) // 2])
                         pause.wait()
                         raw = raw[len(raw) // 2 :]
                     self.wfile.write(raw[: int(len(raw) * site.cut)])
-                    if site.cut < 1.0:  # a client may drop what it had not taken if the whole line went
+                    if site.cut < 1.0:  # closing at once could make the client lose what it has not read
                         self.connection.shutdown(socket.SHUT_WR)
-                        self.connection.recv(1)  # until the client ends, too
+                        self.connection.recv(1)  # until the client closes its side, too
 
     return Handler
 
 
 @contextmanager
 def serving() -> Iterator[Site]:
-    made = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(made))
+    site = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    made.url = f"http://127.0.0.1:{server.server_port}"
+    site.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield made
+        yield site
     finally:
-        if made.pause is not None:
-            made.pause.set()
+        if site.pause is not None:
+            site.pause.set()
         server.shutdown()
         thread.join()
         server.server_close()

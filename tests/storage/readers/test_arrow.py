@@ -1,4 +1,4 @@
-"""Arrow files: those of pyarrow and `datasets`, cut ones, and those that are made to harm their reader."""
+"""Arrow files: whole, truncated and hostile ones."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from docmill.storage.readers import (
     SourceOptions,
     open_source,
 )
-from tests.storage.readers.reading import OPTIONS, read, refused
+from tests.storage.readers.reading import OPTIONS, list_rejections, list_texts, read, refused
 
 WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
 
 
 def saved(path: Path, table: Any, rows_a_batch: int = 1_000) -> Path:
+    """Write an Arrow stream, and return its path."""
     with ipc.new_stream(path, table.schema) as out:
         out.write_table(table, max_chunksize=rows_a_batch)
     return path
 
 
-def test_a_stream_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
+def test_a_stream_is_read_in_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.ARROW", WHOLE.append_column("n", pa.array(range(2_500))))
     source = open_source(str(path), OPTIONS)
     items = list(source.records())
@@ -41,14 +42,12 @@ def test_a_stream_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_pa
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
-def test_a_file_with_a_footer_is_read_as_well(compression: str, tmp_path: Path) -> None:
+def test_a_file_with_a_footer_is_read(compression: str, tmp_path: Path) -> None:
     feather.write_feather(WHOLE, str(tmp_path / "c.feather"), compression=compression)
-    assert [item.text for item in read(tmp_path / "c.feather") if isinstance(item, Record)] == list(
-        WHOLE["text"].to_pylist()
-    )
+    assert list_texts(read(tmp_path / "c.feather")) == WHOLE["text"].to_pylist()
 
 
-def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
+def test_a_row_without_a_usable_text_affects_no_other_row(tmp_path: Path) -> None:
     texts = pa.array([b"ok", b"caf\xff", b"nul\0", None, b"x" * 3_000], pa.binary()).view(pa.string())
     picture = pa.array([{"bytes": b"\x89PNG", "path": "a.png"}, None, None, {"bytes": None, "path": "b.png"}, None])
     path = saved(tmp_path / "c.arrow", pa.table({"text": texts, "picture": picture}))
@@ -62,7 +61,7 @@ def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 8, 5_000])
-def test_a_truncated_file_gives_what_came_before_and_says_so(cut: int, tmp_path: Path) -> None:
+def test_a_truncated_file_gives_the_rows_before_and_a_fatal_rejection(cut: int, tmp_path: Path) -> None:
     path = saved(tmp_path / "c.arrow", WHOLE)
     path.write_bytes(path.read_bytes()[:-cut])
     *before, last = read(path)
@@ -74,13 +73,13 @@ def test_a_truncated_file_gives_what_came_before_and_says_so(cut: int, tmp_path:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xff\xff\xff", b"certainly no arrow" * 100, b"ARROW1\0\0" + b"\xff" * 99])
-def test_what_is_no_arrow_file_is_refused(raw: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_arrow_is_refused(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.arrow"
     path.write_bytes(raw)
     assert "c.arrow is damaged, or no Arrow file" in refused(SourceError, path)
 
 
-def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> None:
+def test_offsets_that_lead_out_of_a_batch_reject_only_its_rows(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.arrow", WHOLE.select(["text"]), rows_a_batch=1_000)
     raw = bytearray(path.read_bytes())
     end = sum(len(f"text {n}") for n in range(1_000, 2_000))
@@ -88,14 +87,14 @@ def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> 
     raw[place + 4 : place + 8] = struct.pack("<i", 2**31 - 1)
     path.write_bytes(raw)
     items = read(path)
-    assert [item for item in items if isinstance(item, Rejection)] == [
+    assert list_rejections(items) == [
         Rejection("c.arrow:1001", "the file is damaged: rows 1,001 to 2,000 cannot be read")
     ]
     assert [item.where for item in items if isinstance(item, Record)][999:1001] == ["c.arrow:1000", "c.arrow:2001"]
 
 
 @pytest.mark.long
-def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -> None:
+def test_lengths_that_would_take_very_much_memory_are_refused(tmp_path: Path) -> None:
     big = pa.table({"text": ["a" * 200_000_000, "b"]})
     path = tmp_path / "c.arrow"
     with ipc.new_stream(path, big.schema, options=ipc.IpcWriteOptions(compression="zstd")) as out:

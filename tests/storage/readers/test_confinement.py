@@ -1,4 +1,4 @@
-"""Confined programs as a hostile document would use them: from inside, nothing is written, sent, started or read."""
+"""A confined program that a hostile document took over can write, send, start and read nothing."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SCOPES = 6  # the version of Landlock that knows of signals
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """The knowledge of an intruder: files that its user may change, and servers that answer."""
+def machine(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """An intruder's knowledge of the machine: files that its user may change, and servers that answer."""
     held = (tmp_path / "held").resolve()
     held.mkdir()
     (held / "file").write_bytes(b"as it was")
@@ -61,26 +61,27 @@ def told(tmp_path: Path) -> Iterator[dict[str, Any]]:
     assert sorted(path.name for path in held.iterdir()) == ["file", "removable", "s"]
 
 
-def outcomes(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return the outcome of each attempt."""
-    monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps(told))
+def attempt_all(machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Start an intruder. Return the outcome of each of its attempts."""
+    monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps(machine))
     process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER", "HOME")))
     try:
         process.send(ASKED)
         head, _ = process.receive(1 << 20)
     finally:
         process.close()
-    came_to: dict[str, str] = head["outcomes"]
-    assert len(came_to) == 2 * len(ATTEMPTS)
-    return came_to
+    outcomes: dict[str, str] = head["outcomes"]
+    assert len(outcomes) == 2 * len(ATTEMPTS)
+    return outcomes
 
 
-def done(came_to: dict[str, str]) -> set[str]:
-    """The attempts that came to something, in the first thread or in another."""
-    return {name.removesuffix(" in a thread") for name, outcome in came_to.items() if outcome == "done"}
+def list_done(outcomes: dict[str, str]) -> set[str]:
+    """Return the attempts that succeeded, in the first thread or in another."""
+    return {name.removesuffix(" in a thread") for name, outcome in outcomes.items() if outcome == "done"}
 
 
-def has_both() -> None:
+def require_sandbox() -> None:
+    """Skip a test on a kernel without Landlock or seccomp."""
     if not confinement.landlock_abi():
         missing("this kernel has no Landlock")
     if not confinement.has_seccomp():
@@ -88,18 +89,18 @@ def has_both() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_reader_that_was_taken_over_changes_nothing_reads_nothing_and_reaches_nobody(
-    program: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_compromised_reader_can_change_read_and_reach_nothing(
+    program: str, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    has_both()
-    allowed = set(NETWORK) if program == "dataset" else set()  # that of the hub reads from there
-    assert done(outcomes(told | {"program": program}, monkeypatch)) == allowed
+    require_sandbox()
+    allowed = set(NETWORK) if program == "dataset" else set()  # the reader of data sets reads from a hub
+    assert list_done(attempt_all(machine | {"program": program}, monkeypatch)) == allowed
 
 
 @pytest.mark.parametrize(
     "answer", ["[]\n", "no JSON\n", '{"size": 1.5}\nab', '{"%s": 1, "size": 0}\n' % ("x" * 100_000)]
 )
-def test_an_answer_that_is_no_frame_ends_the_process(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_frame_ends_the_process(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps({"program": "arrow", "answer": answer}))
     process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER",)))
     process.send(ASKED)
@@ -118,8 +119,8 @@ process.receive(10)
 print(process._process.pid, flush=True)
 process.receive(10)
 """
-    told = os.environ | {"DOCMILL_TEST_INTRUDER": json.dumps({"program": "arrow", "answer": '{"size": 0}\n'})}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=told) as parent:
+    environment = os.environ | {"DOCMILL_TEST_INTRUDER": json.dumps({"program": "arrow", "answer": '{"size": 0}\n'})}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         confined = os.pidfd_open(pid)
@@ -142,7 +143,7 @@ restrict_files()
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
 
 
-def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:
+def test_a_process_that_starts_a_confined_one_cannot_be_inspected_by_its_user() -> None:
     code = """
 import ctypes
 from docmill.storage.readers.confinement import Confined

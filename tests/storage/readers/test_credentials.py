@@ -1,4 +1,4 @@
-"""Secrets in a source: found, hidden, and given in another way."""
+"""Secrets in a source are found and masked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from docmill.storage.readers import SourceError, SourceOptions, open_source
 from docmill.storage.readers.remote import describe_secret, mask_secrets
+from tests.storage.readers.reading import refused
 from tests.storage.readers.site import Site, serving
 
 SECRET = "kanarienvogel"
@@ -59,37 +60,37 @@ WITHOUT = [
 
 
 @pytest.mark.parametrize(("source", "instead"), WITH_SECRETS.items())
-def test_a_secret_in_a_source_is_found_and_not_shown_and_it_is_said_how_to_give_it(source: str, instead: str) -> None:
-    said = describe_secret(source)
-    assert said is not None
-    assert instead in said
-    assert SECRET not in said
+def test_a_secret_in_a_source_is_masked_and_the_advice_says_how_to_give_it(source: str, instead: str) -> None:
+    advice = describe_secret(source)
+    assert advice is not None
+    assert instead in advice
+    assert SECRET not in advice
     assert SECRET not in mask_secrets(source)
     assert mask_secrets(source).partition("://")[0] == source.partition("://")[0].lower()
     assert mask_secrets(mask_secrets(source)) == mask_secrets(source)
 
 
-def test_a_password_with_a_slash_takes_nothing_of_the_query_along() -> None:
+def test_a_password_with_a_slash_masks_nothing_of_the_query() -> None:
     source = "postgresql://me:{}@host/db?SELECT text FROM t WHERE mail='a@b'"
     assert [mask_secrets(source.format(password)) for password in ("12/34", "ab/34")] == [source.format("***")] * 2
 
 
-def test_queries_that_are_not_shown_have_different_names_unless_only_their_signature_differs() -> None:
-    first, other, again = (
+def test_masked_queries_have_different_names_unless_only_their_signature_differs() -> None:
+    first, second, renewed = (
         mask_secrets(f"https://host/c.jsonl?doc={doc}&X-Amz-Date={day}&X-Amz-Signature={day}")
         for doc, day in ((1, 1), (2, 1), (1, 2))
     )
-    assert first == again != other
+    assert first == renewed != second
     assert first.startswith("https://host/c.jsonl?***")
 
 
 @pytest.mark.parametrize("source", WITHOUT)
-def test_a_source_without_a_secret_is_in_order(source: str) -> None:
+def test_a_source_without_a_secret_is_accepted(source: str) -> None:
     assert describe_secret(source) is None
 
 
 @given(st.text(), st.sampled_from(["https", "postgresql", "s3", "x"]))
-def test_anything_at_all_is_looked_through(rest: str, scheme: str) -> None:
+def test_any_source_can_be_searched_for_secrets(rest: str, scheme: str) -> None:
     describe_secret(f"{scheme}://{rest}")
     mask_secrets(f"{scheme}://{rest}")
 
@@ -106,31 +107,29 @@ def write_netrc(home: Path, text: str) -> None:
 
 
 def logins(site: Site) -> set[str]:
-    """Return the names and passwords that the server was told, "" where it was told none."""
+    """Return the logins that a server got, "" for a request without one."""
     return set(site.logins)
 
 
-def test_a_login_of_the_netrc_file_is_given_to_its_host_alone(home: Path) -> None:
-    with serving() as site, serving() as other:
-        site.files["/c.jsonl"] = other.files["/c.jsonl"] = LINES
-        site.leads_to["/away.jsonl"] = f"{other.url.replace('127.0.0.1', 'localhost')}/c.jsonl"
+def test_a_login_of_the_netrc_file_is_sent_to_its_host_alone(home: Path) -> None:
+    with serving() as site, serving() as other_site:
+        site.files["/c.jsonl"] = other_site.files["/c.jsonl"] = LINES
+        site.leads_to["/away.jsonl"] = f"{other_site.url.replace('127.0.0.1', 'localhost')}/c.jsonl"
         write_netrc(home, f"machine 127.0.0.1 login me password p@ss/word-{SECRET}\n")
         source = open_source(f"{site.url}/c.jsonl", SourceOptions())
         assert len(list(source.records())) == 1
         assert logins(site) == {f"me:p@ss/word-{SECRET}"}
         assert SECRET not in source.name
         assert len(list(open_source(f"{site.url}/away.jsonl", SourceOptions()).records())) == 1
-        assert logins(other) == {""}
+        assert logins(other_site) == {""}
 
 
 @pytest.mark.parametrize(("mode", "more"), [(0o600, SECRET), (0o644, "")])
-def test_a_netrc_file_that_cannot_be_used_is_named_and_nothing_of_it_is_said(
-    home: Path, mode: int, more: str
-) -> None:
+def test_an_unusable_netrc_file_is_named_and_not_quoted(home: Path, mode: int, more: str) -> None:
     write_netrc(home, f"machine 127.0.0.1 login me password mine {more}\n")
     (home / ".netrc").chmod(mode)
     with serving() as site:
         site.files["/c.jsonl"] = LINES
-        with pytest.raises(SourceError, match=r"the logins in ~/\.netrc cannot be used") as caught:
-            open_source(f"{site.url}/c.jsonl", SourceOptions())
-    assert SECRET not in str(caught.value)
+        message = refused(SourceError, f"{site.url}/c.jsonl")
+    assert "the logins in ~/.netrc cannot be used" in message
+    assert SECRET not in message

@@ -1,4 +1,4 @@
-"""Files of each kind, cut short and with damage in them: nothing worse than a rejection or a refusal comes of it."""
+"""Damage in a file of any kind leads to rejections or a refusal, and to nothing worse."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TEXTS = {f"é{n}.txt": f"Text {n} of a file.".encode() for n in range(300)}
 
 
 def _database(path: Path) -> None:
-    with sqlite3.connect(path) as made:
-        made.execute("CREATE TABLE book (id, text)")
-        made.executemany("INSERT INTO book VALUES (?, ?)", zip(*ROWS.values(), strict=True))
-    made.close()
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE book (id, text)")
+        database.executemany("INSERT INTO book VALUES (?, ?)", zip(*ROWS.values(), strict=True))
+    database.close()
 
 
 WRITE: dict[str, Callable[[Path], object]] = {
@@ -55,7 +55,7 @@ ALL = [*WRITE, *RAW]
 
 
 def read(path: Path) -> list[Record | Rejection] | None:
-    """Return what is read of a file; None if it is refused as a whole."""
+    """Read a file. Return None if it is refused as a whole."""
     url = f"sqlite:///{path}?SELECT * FROM book ORDER BY rowid" if path.suffix == ".sqlite" else str(path)
     with suppress(SourceError):
         return list(open_source(url, SourceOptions(max_record_bytes=10_000_000)).records())
@@ -72,7 +72,7 @@ def write(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_damage_anywhere_is_a_rejection_or_a_refusal_and_nothing_worse(name: str, tmp_path: Path) -> None:
+def test_damage_anywhere_is_a_rejection_or_a_refusal(name: str, tmp_path: Path) -> None:
     whole = write(tmp_path / name)
     dice = random.Random(name)
     for _ in range(4):

@@ -8,10 +8,11 @@ import pytest
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceError, SourceOptions, open_source
 from docmill.storage.readers.table import VALUE_LEFT_OUT
-from tests.storage.readers.reading import OPTIONS
+from tests.storage.readers.reading import OPTIONS, list_keys
 
 
 def read(folder: Path, raw: bytes, options: SourceOptions = OPTIONS, name: str = "c.csv") -> list[Record | Rejection]:
+    """Read a file with these bytes."""
     (folder / name).write_bytes(raw)
     return list(open_source(str(folder / name), options).records())
 
@@ -24,14 +25,14 @@ def test_quotes_hold_commas_quotes_and_line_ends_and_line_numbers_stay_right(tmp
     ]
 
 
-def test_other_separators_are_text_where_the_header_has_the_fields(tmp_path: Path) -> None:
+def test_other_separators_are_text_if_the_header_has_the_fields(tmp_path: Path) -> None:
     assert read(tmp_path, b"text,n\na;b\tc,1\n") == [Record("c.csv:1", "a;b\tc", {"n": "1"}, (), "c.csv:2")]
     assert read(tmp_path, b"text\tn\na,b\t1\n", name="c.tsv") == [Record("c.tsv:1", "a,b", {"n": "1"}, (), "c.tsv:2")]
     assert read(tmp_path, b"text,a;b;c\nx,y\n") == [Record("c.csv:1", "x", {"a;b;c": "y"}, (), "c.csv:2")]
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("c.csv", ";"), ("c.csv", "\t"), ("c.csv", "|"), ("c.tsv", ",")])
-def test_columns_may_be_separated_by_something_else(tmp_path: Path, name: str, delimiter: str) -> None:
+def test_columns_may_be_separated_by_other_characters(tmp_path: Path, name: str, delimiter: str) -> None:
     raw = '\ufeff\n"id"|text|n\na|"one | ""two""\nthree"|1.5\nb|x\n'.replace("|", delimiter)
     assert read(tmp_path, raw.encode(), name=name) == [
         Record("a", f'one {delimiter} "two"\nthree', {"n": "1.5"}, (), f"{name}:3"),
@@ -80,7 +81,7 @@ def test_nul_in_a_name_of_the_header_is_replaced(tmp_path: Path) -> None:
     ],
     ids=["long", "short", "text after a quote", "stray quote", "open quote", "over the limit"],
 )
-def test_a_record_that_is_no_csv_is_rejected_and_the_next_one_is_read_unless_its_end_is_unknown(
+def test_an_invalid_record_is_rejected_and_the_next_one_is_read_unless_its_end_is_unknown(
     tmp_path: Path, raw: bytes, expected: list[Rejection | str]
 ) -> None:
     items = read(tmp_path, raw, SourceOptions(max_record_bytes=1_000))
@@ -92,13 +93,13 @@ def test_the_wrong_text_field_shows_in_the_header_at_once(tmp_path: Path) -> Non
         read(tmp_path, b"id,body\n")
 
 
-def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_an_unreadable_header_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="header"):
         read(tmp_path, b'"text"x,id\n')
 
 
 def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(tmp_path: Path) -> None:
     items = read(tmp_path, b"id,text\n,x\n,y\n")
-    assert [item.key for item in items if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
+    assert list_keys(items) == ["c.csv:1", "c.csv:2"]
     assert read(tmp_path, b"") == []
     assert read(tmp_path, b"text\n") == []

@@ -1,4 +1,4 @@
-"""Documents in formats that are not text: real ones, broken ones, and those that are made to harm their reader."""
+"""Documents in formats that are not text: whole, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -93,63 +93,63 @@ def html(body: str = f"<p>{SAID}</p>") -> bytes:
 
 
 def pdf(password: str = "") -> bytes:
-    made = FPDF()
+    document = FPDF()
     if password:
-        made.set_encryption(owner_password="owner", user_password=password)
-    made.add_page()
-    made.set_font("Helvetica", size=12)
-    made.multi_cell(0, 6, SAID)
-    made.add_page()
-    made.multi_cell(0, 6, "The second page.")
-    return bytes(made.output())
+        document.set_encryption(owner_password="owner", user_password=password)
+    document.add_page()
+    document.set_font("Helvetica", size=12)
+    document.multi_cell(0, 6, SAID)
+    document.add_page()
+    document.multi_cell(0, 6, "The second page.")
+    return bytes(document.output())
 
 
 def word() -> bytes:
-    made = docx.Document()
-    made.add_heading("Songs", 1)
-    made.add_paragraph(SAID)
+    document = docx.Document()
+    document.add_heading("Songs", 1)
+    document.add_paragraph(SAID)
     file = io.BytesIO()
-    made.save(file)
+    document.save(file)
     return file.getvalue()
 
 
 def mail() -> bytes:
-    made = EmailMessage()
-    made["Subject"], made["From"], made["To"] = "Songs", "a@example.org", "b@example.org"
-    made.set_content(SAID)
-    made.add_alternative(f"<p>{SAID}</p>", subtype="html")
-    return bytes(made)
+    message = EmailMessage()
+    message["Subject"], message["From"], message["To"] = "Songs", "a@example.org", "b@example.org"
+    message.set_content(SAID)
+    message.add_alternative(f"<p>{SAID}</p>", subtype="html")
+    return bytes(message)
 
 
 def book() -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        made.writestr("mimetype", "application/epub+zip", zipfile.ZIP_STORED)
-        made.writestr(
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip", zipfile.ZIP_STORED)
+        archive.writestr(
             "META-INF/container.xml",
             '<container version="1.0" xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
             '<rootfile full-path="c.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
         )
-        made.writestr(
+        archive.writestr(
             "c.opf",
             '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata/><manifest>'
             '<item id="a" href="a.xhtml" media-type="application/xhtml+xml"/></manifest>'
             '<spine><itemref idref="a"/></spine></package>',
         )
-        made.writestr(
+        archive.writestr(
             "a.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml"><body><h1>Songs</h1><p>{SAID}</p></body></html>'
         )
     return file.getvalue()
 
 
 def bomb() -> bytes:
-    """A Word file of less than a MB whose text has 600."""
+    """Return a Word file of less than a MB whose text has 600 MB."""
     file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(word())) as good, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(io.BytesIO(word())) as good, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as larger:
         for name in good.namelist():
             if name != "word/document.xml":
-                made.writestr(name, good.read(name))
-        with made.open("word/document.xml", "w") as member:
+                larger.writestr(name, good.read(name))
+        with larger.open("word/document.xml", "w") as member:
             head, tail = good.read("word/document.xml").split(SAID.encode())
             member.write(head)
             for _ in range(600):
@@ -163,6 +163,7 @@ REAL = {"a.html": html(), "b.PDF": pdf(), "c.docx": word(), "d.eml": mail(), "e.
 
 @pytest.fixture
 def reader() -> Iterator[DocumentReader]:
+    """A reader that accepts documents of up to 10 MB."""
     with closing(DocumentReader(SourceOptions(max_record_bytes=10_000_000))) as reader:
         yield reader
 
@@ -171,8 +172,7 @@ def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> N
     for name, raw in REAL.items():
         (tmp_path / name).write_bytes(raw)
     (tmp_path / "f.txt").write_text("plain")
-    records = [item for item in open_source(str(tmp_path), OPTIONS).records() if isinstance(item, Record)]
-    texts = {record.key: record.text for record in records}
+    texts = {item.key: item.text for item in read(tmp_path) if isinstance(item, Record)}
     assert list(texts) == [*REAL, "f.txt"]
     for name in REAL:
         assert SAID in " ".join(texts[name].split()), name
@@ -183,7 +183,7 @@ def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> N
 
 
 class FewBytes(io.FileIO):
-    """A file whose reads return fewer bytes than they ask for, as on a file system in user space."""
+    """A file whose reads return few bytes, as on a file system in user space."""
 
     def read(self, n: int | None = -1) -> bytes:
         return super().read(3)
@@ -192,7 +192,7 @@ class FewBytes(io.FileIO):
         return super().readinto(memoryview(buffer)[:3])
 
 
-def test_a_document_is_read_to_its_end_whatever_one_read_returns(tmp_path: Path) -> None:
+def test_a_document_is_read_to_its_end_however_few_bytes_a_read_returns(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(FRENCH)
     with closing(DocumentReader(OPTIONS)) as reader:
         item = reader.read("a.txt", lambda: FewBytes(tmp_path / "a.txt"))
@@ -222,18 +222,18 @@ def test_files_of_old_office_programs_are_read(tmp_path: Path) -> None:
     assert cut.reason == "it is damaged or cut short (ParsingError): fetch or save it again"
 
 
-def test_a_page_is_read_in_the_encoding_that_it_says(tmp_path: Path) -> None:
+def test_a_page_is_read_in_its_declared_encoding(tmp_path: Path) -> None:
     pages = [
         ("", "utf-8"),
         ("", "utf-8-sig"),
         ("", "utf-16"),
         ("<meta charset=utf-8>", "utf-8"),
         ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252"),
-        ("<meta charset=iso-8859-1>", "utf-8-sig"),  # the mark knows better
+        ("<meta charset=iso-8859-1>", "utf-8-sig"),  # the byte order mark counts
         ("<meta charset=iso-8859-1>", "utf-16"),
         ("<META CHARSET=ISO-8859-15>", "iso-8859-15"),
         *((f"<meta charset={label}>", "utf-8") for label in ("nonsense", "undefined", "idna", "utf-16", "utf-32")),
-        # A page that says Latin-1 may have the characters of Windows.
+        # A page that declares Latin-1 may have characters of Windows-1252.
         *((f"<meta charset='{label}'>", "cp1252") for label in ("iso-8859-1", "latin1", "ascii", "us-ascii")),
     ]
     for number, (head, encoding) in enumerate(pages):
@@ -245,7 +245,7 @@ def test_a_page_is_read_in_the_encoding_that_it_says(tmp_path: Path) -> None:
         assert (record.text, record.flags) == (text, ()), head
 
 
-def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: Path) -> None:
+def test_bytes_outside_of_a_pages_encoding_are_replaced_and_flagged(tmp_path: Path) -> None:
     page = f"<p>{FRENCH}</p>".encode("cp1252")
     (tmp_path / "a.html").write_bytes(page)
     (tmp_path / "b.html").write_bytes(b"<meta charset=shift_jis><p>\x81</p>" + "<p>日本</p>".encode("shift_jis"))
@@ -260,13 +260,13 @@ def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: P
 
 
 def test_a_mail_whose_attachments_are_not_read_is_flagged(tmp_path: Path) -> None:
-    made = EmailMessage()
-    made["Subject"], made["From"] = "Songs", "a@example.org"
-    made.set_content(f"{SAID}\nBy Content-Disposition: attachment they mean such things.")
-    (tmp_path / "a.eml").write_bytes(bytes(made))
-    made.add_attachment(pdf(), maintype="application", subtype="pdf", filename="song.pdf")
-    (tmp_path / "b.eml").write_bytes(bytes(made))
-    (tmp_path / "c.mbox").write_bytes(b"From a\n" + bytes(made))
+    message = EmailMessage()
+    message["Subject"], message["From"] = "Songs", "a@example.org"
+    message.set_content(f"{SAID}\nBy Content-Disposition: attachment they mean such things.")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    message.add_attachment(pdf(), maintype="application", subtype="pdf", filename="song.pdf")
+    (tmp_path / "b.eml").write_bytes(bytes(message))
+    (tmp_path / "c.mbox").write_bytes(b"From a\n" + bytes(message))
     alone, attached, _ = read(tmp_path)
     [boxed] = read(tmp_path / "c.mbox")
     assert alone.flags == ()
@@ -307,14 +307,12 @@ def test_a_bomb_is_refused_in_bounded_memory(reader: DocumentReader) -> None:
     assert SAID in reader.extract(REAL["c.docx"], DOCX)[0]
 
 
-def test_a_document_that_ends_its_reader_costs_only_itself(
-    reader: DocumentReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_document_that_ends_its_reader_fails_alone(reader: DocumentReader, monkeypatch: pytest.MonkeyPatch) -> None:
     reader.extract(REAL["a.html"], HTML)
     confined = reader._process
     process, receive = confined._process, confined.receive
     assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)  # so that it is there when it is asked, and gone when it should answer
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is alive when it is asked, and dead when it should answer
 
     def kill_and_receive(max_bytes: int) -> Any:
         process.kill()
@@ -340,7 +338,7 @@ def test_a_document_over_a_limit_is_given_up(limits: Any, page: bytes, says: str
         reader.extract(page, HTML)
 
 
-def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_place(
+def test_a_pdf_is_read_although_another_file_is_in_the_place_of_its_library(
     reader: DocumentReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -350,7 +348,7 @@ def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_pl
     assert [path.name for path in tmp_path.iterdir()] == ["kreuzberg-pdfium"]
 
 
-def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broken(
+def test_a_disk_that_allows_no_library_is_named_as_the_cause(
     reader: DocumentReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tmpfs(tmp_path / "disk", 64 << 20, "noexec") as disk:
@@ -361,7 +359,7 @@ def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broke
         reader.close()
 
 
-def test_the_reader_knows_none_of_our_settings(reader: DocumentReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_readers_process_gets_none_of_our_settings(reader: DocumentReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://me:secret@db/x")
     reader.extract(REAL["a.html"], HTML)
     process = reader._process._process
@@ -384,13 +382,11 @@ def test_the_reader_knows_none_of_our_settings(reader: DocumentReader, monkeypat
         (b"GIF89a\1\0\1\0\x80\0\0", "it is a GIF picture under another name: leave it out"),
     ],
 )
-def test_a_file_that_is_no_text_is_known_by_its_bytes(raw: bytes, kind: str) -> None:
+def test_a_file_that_is_not_text_is_recognized_by_its_bytes(raw: bytes, kind: str) -> None:
     assert kind in (why_no_text(raw) or "")
 
 
-def test_what_is_no_text_is_rejected_under_the_name_of_one_and_a_text_that_begins_alike_is_read(
-    tmp_path: Path,
-) -> None:
+def test_binary_files_with_the_name_of_a_text_are_rejected_and_similar_texts_are_read(tmp_path: Path) -> None:
     names = ("a.txt", "b.eml", "c.csv")
     for name in names:
         (tmp_path / name).write_bytes(b"%PDF-1.7\n")
@@ -404,7 +400,7 @@ def test_what_is_no_text_is_rejected_under_the_name_of_one_and_a_text_that_begin
     assert isinstance(second, Record)
 
 
-def test_a_document_without_text_is_rejected_with_the_reason_of_it(tmp_path: Path) -> None:
+def test_a_document_without_text_is_rejected_with_the_reason(tmp_path: Path) -> None:
     documents = [
         ("a.docx", b"", "it is empty: its file has no bytes"),
         ("a.pdf", pdf("secret"), "it is protected by a password: save a copy without it"),
@@ -427,21 +423,21 @@ def test_a_document_without_text_is_rejected_with_the_reason_of_it(tmp_path: Pat
 
 
 def scanned(folder: Path, *, cover: str = "") -> bytes:
-    """Return a PDF file of a picture of a page, after a page of text if there is one."""
+    """Return a PDF file with a picture of a page, after a page of text if there is a cover."""
     typed = FPDF()
     typed.add_page()
     typed.set_font("Helvetica", size=16)
     typed.multi_cell(0, 8, SAID_IN_SCAN)
     typed.output(str(folder / ".typed.pdf"))
     picture = kreuzberg.render_pdf_page(str(folder / ".typed.pdf"), 0, dpi=150)
-    made = FPDF()
+    document = FPDF()
     if cover:
-        made.add_page()
-        made.set_font("Helvetica", size=12)
-        made.multi_cell(0, 6, cover)
-    made.add_page()
-    made.image(io.BytesIO(picture), 0, 0, 210)
-    return bytes(made.output())
+        document.add_page()
+        document.set_font("Helvetica", size=12)
+        document.multi_cell(0, 6, cover)
+    document.add_page()
+    document.image(io.BytesIO(picture), 0, 0, 210)
+    return bytes(document.output())
 
 
 @pytest.mark.slow
@@ -459,7 +455,7 @@ def test_pages_without_text_are_recognized(tmp_path: Path) -> None:
     assert text == Record("c.txt", "plain", {}, (), "c.txt")
 
 
-def test_languages_are_those_that_the_machine_has_data_for(tmp_path: Path) -> None:
+def test_languages_without_data_on_the_machine_are_refused(tmp_path: Path) -> None:
     for name in ("deu", "eng", "osd"):
         (tmp_path / f"{name}.traineddata").touch()
     folder = str(tmp_path)
@@ -471,7 +467,7 @@ def test_languages_are_those_that_the_machine_has_data_for(tmp_path: Path) -> No
         documents.find_languages("eng", f"{folder}/none")
 
 
-def test_a_line_that_stays_on_the_screen_is_kept_once_and_one_that_comes_again_is_not() -> None:
+def test_a_line_that_stays_on_the_screen_is_kept_once_and_a_repeated_line_twice() -> None:
     assert read_subtitles(LIVE, "vtt") == "hello world\nhow are you\nhow are you"
 
 
@@ -479,8 +475,7 @@ def test_subtitles_are_documents_in_any_encoding_compressed_or_not(tmp_path: Pat
     (tmp_path / "a.srt").write_bytes(SRT.replace("\n", "\r\n").encode("cp1252"))
     (tmp_path / "b.vtt.gz").write_bytes(gzip.compress(VTT.encode("utf-8-sig")))
     (tmp_path / "c.SRT").write_text("These are no subtitles.")
-    items = list(open_source(str(tmp_path), SourceOptions(encoding="cp1252")).records())
-    assert items == [
+    assert read(tmp_path, SourceOptions(encoding="cp1252")) == [
         Record("a.srt", "Größe: a < b and b > c\n42", {}, (), "a.srt"),
         Record("b.vtt.gz", "We are in New York & Ob{er}au\n- Where?\n- Over there", {}, (), "b.vtt.gz"),
         Rejection("c.SRT", "no subtitles were found in it"),

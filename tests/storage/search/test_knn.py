@@ -1,4 +1,4 @@
-"""The best of many candidates that come in blocks, beside a sort of all of them."""
+"""The best of many candidates in blocks, compared with a sort of all of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ ROWS = st.integers(1, 4).flatmap(
 
 
 @given(ROWS, st.integers(1, 12), st.lists(st.integers(1, 15), max_size=8))
-def test_whatever_the_blocks_the_best_are_those_of_a_stable_sort_of_everything(
-    rows: list[list[int]], top: int, sizes: list[int]
-) -> None:
+def test_blocks_of_any_size_give_the_best_of_a_stable_sort(rows: list[list[int]], top: int, sizes: list[int]) -> None:
     scores: Matrix = np.array(rows, np.float32).T
     ids = np.arange(scores.shape[1]) * 7 + 3
     best = Nearest(len(scores), top)
@@ -37,7 +35,7 @@ def _random(n: int, dim: int = 384) -> Matrix:
 
 
 @pytest.mark.parametrize("n_queries", [1, 7])
-def test_one_vector_has_one_score_wherever_it_stands(n_queries: int) -> None:
+def test_a_vector_has_the_same_score_at_every_place(n_queries: int) -> None:
     vectors = _random(997)
     vectors[[3, 64, 511, 996]] = vectors[0]
     scores = cosines(_random(n_queries), vectors)

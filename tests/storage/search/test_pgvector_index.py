@@ -1,4 +1,4 @@
-"""Indexes of vectors are made, kept and dropped, on a PostgreSQL with pgvector."""
+"""Indexes of vectors are made, maintained and dropped, on a PostgreSQL with pgvector."""
 
 from __future__ import annotations
 
@@ -19,46 +19,44 @@ from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.storage.builders import EMBED, at_once, numbered, read, request, work
-from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs
+from tests.storage.indexes import count_indexed, database, make_index, search_both_ways, uses_index, whatever_it_costs
 from tests.storage.search.test_search import embed, embedded, vector_of
 
 __all__ = ["database", "whatever_it_costs"]
 
 
-def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None:
+def test_removed_and_dropped_vectors_leave_the_index(database: Database) -> None:
     embed(database, numbered(40))
     embed(database, numbered(1, first=39), "b.jsonl", corpus="poems")
-    searched = index(database)
+    searched = make_index(database)
     assert trace(database, "text 3").indexed == 1
     removal.remove_documents(database, "books", ["k3"])
-    assert (rows(database), trace(database, "text 3").is_nowhere) == (39, True)
+    assert (count_indexed(database), trace(database, "text 3").is_nowhere) == (39, True)
     database.execute(update(OutcomeRow).where(OutcomeRow.content_id <= 10).values(created_at=db_now() - 7_200))
     jobs.finish(database)
     gc.drop(database, older_than_s=3_600)
-    assert rows(database) == 30
-    agrees(database, searched, vector_of("text 20"))
+    assert count_indexed(database) == 30
+    search_both_ways(database, searched, vector_of("text 20"))
     removal.remove_corpus(database, "books")
-    assert rows(database) == 1
+    assert count_indexed(database) == 1
     removal.remove_corpus(database, "poems")
-    assert (rows(database), pgvector_index.list_indexes(database)[0].vectors) == (0, 0)
+    assert (count_indexed(database), pgvector_index.list_indexes(database)[0].vectors) == (0, 0)
 
 
-def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: Database) -> None:
+def test_an_index_whose_building_was_interrupted_is_not_used_and_built_again(database: Database) -> None:
     embed(database, numbered(40))
-    searched = index(database)
+    searched = make_index(database)
 
     cut_off = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST('ix_vectors_1_embedding' AS regclass)"
     database.execute(text(cut_off))
     assert not pgvector_index.list_indexes(database)[0].ready
-    assert not proposed(database, searched, vector_of("text 1"))
-    index(database)
+    assert not uses_index(database, searched, vector_of("text 1"))
+    make_index(database)
     assert pgvector_index.list_indexes(database)[0].ready
-    agrees(database, searched, vector_of("text 1"))
+    search_both_ways(database, searched, vector_of("text 1"))
 
 
-def test_one_whose_filling_was_cut_off_goes_on_from_there(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_was_partly_filled_is_continued(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(n_added: int) -> None:
         if n_added >= 14:
             raise KeyboardInterrupt
@@ -68,10 +66,10 @@ def test_one_whose_filling_was_cut_off_goes_on_from_there(
     searched = choose(database, ["books"])
     with pytest.raises(KeyboardInterrupt):
         pgvector_index.add(database, searched.spec_id, cut_off)
-    assert (rows(database), pgvector_index.list_indexes(database)[0].ready) == (14, False)
-    assert not proposed(database, searched, vector_of("text 1"))
+    assert (count_indexed(database), pgvector_index.list_indexes(database)[0].ready) == (14, False)
+    assert not uses_index(database, searched, vector_of("text 1"))
     assert pgvector_index.add(database, searched.spec_id) == 26
-    agrees(database, searched, vector_of("text 1"))
+    search_both_ways(database, searched, vector_of("text 1"))
 
 
 def test_an_index_is_made_beside_workers_and_removals(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +84,12 @@ def test_an_index_is_made_beside_workers_and_removals(database: Database, monkey
         lambda: removal.remove_corpus(database, "poems").documents,
     )
     pgvector_index.add(database, searched.spec_id)
-    assert (rows(database), pgvector_index.list_indexes(database)[0].lacking) == (300, 0)
-    for asked in ("text 7", "text 299", "text 510"):
-        agrees(database, searched, vector_of(asked))
+    assert (count_indexed(database), pgvector_index.list_indexes(database)[0].lacking) == (300, 0)
+    for query in ("text 7", "text 299", "text 510"):
+        search_both_ways(database, searched, vector_of(query))
 
 
-def test_two_do_not_make_one_index_at_once(database: Database) -> None:
+def test_two_processes_cannot_make_one_index_at_once(database: Database) -> None:
     embed(database, numbered(40))
     searched = choose(database, ["books"])
     with (
@@ -103,14 +101,16 @@ def test_two_do_not_make_one_index_at_once(database: Database) -> None:
 
 
 def as_user(database: Database, name: str) -> closing[Database]:
+    """Open the database as another user."""
     return closing(Database(database.url.set(username=name).render_as_string(hide_password=False), kinds=KINDS))
 
 
 def as_superuser(database: Database) -> psycopg.Connection[Any]:
+    """Connect to the database as a superuser."""
     return psycopg.connect(database.url.set(drivername="postgresql").render_as_string(False), autocommit=True)
 
 
-def test_whoever_may_read_documents_may_search_by_the_index(database: Database) -> None:
+def test_a_user_who_may_read_documents_may_search_by_the_index(database: Database) -> None:
     embed(database, numbered(40))
     with as_superuser(database) as owner:
         owner.execute('CREATE ROLE "the reader" LOGIN')
@@ -119,18 +119,18 @@ def test_whoever_may_read_documents_may_search_by_the_index(database: Database) 
             tables = "corpus, document, content, job, step, spec, vector_length, outcome"
             owner.execute(f'GRANT SELECT ON {tables} TO "the reader"')
             owner.execute("GRANT SELECT ON outcome TO worker")
-            searched = index(database)
+            searched = make_index(database)
             with as_user(database, "the reader") as reader:
-                agrees(reader, searched, vector_of("text 1"))
-            may = owner.execute("SELECT has_table_privilege('worker', 'vectors_1', 'SELECT')").fetchone()
-            assert may == (False,)
+                search_both_ways(reader, searched, vector_of("text 1"))
+            may_read = owner.execute("SELECT has_table_privilege('worker', 'vectors_1', 'SELECT')").fetchone()
+            assert may_read == (False,)
             pgvector_index.drop(database, searched.spec_id)
         finally:
             owner.execute('DROP OWNED BY "the reader", worker')
             owner.execute('DROP ROLE "the reader", worker')
 
 
-def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database) -> None:
+def test_a_user_who_may_not_install_pgvector_is_told_who_may(database: Database) -> None:
     with as_superuser(database) as superuser:
         superuser.execute("CREATE ROLE plain LOGIN")
         try:
@@ -147,4 +147,4 @@ def test_sqlite_has_no_index_and_says_so(sqlite: Database) -> None:
         pgvector_index.add(sqlite, 1)
     assert pgvector_index.list_indexes(sqlite) == []
     assert not pgvector_index.drop(sqlite, 1)
-    assert not proposed(sqlite, choose(sqlite, ["books"]), vector_of("text 1"))
+    assert not uses_index(sqlite, choose(sqlite, ["books"]), vector_of("text 1"))

@@ -16,7 +16,6 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
 from docmill.storage.search.knn import Matrix
 from docmill.storage.search.search import choose, hits, search
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     EMBED,
@@ -24,79 +23,74 @@ from tests.storage.builders import (
     Text,
     by_text,
     failed,
-    finish,
     numbered,
     read,
     request,
+    run_job,
     shard,
     store_short_vector,
-    work,
 )
-from tests.storage.indexes import found
+from tests.storage.indexes import search_hits
 
 ALL_WINDOWS = replace(EMBED, params={"windows": "all"})
 DIM = 6
 
 
 def vector_of(text: str) -> Matrix:
-    """A vector that is the text's own."""
+    """Return a random vector, always the same for a text."""
     seed = [ord(character) for character in text]
     return np.random.default_rng(seed).standard_normal(DIM).astype("<f4")
 
 
 def embedded(claim: Claim) -> list[Outcome]:
+    """Return the vector of each text of a claim."""
     return [Outcome(content_id, Status.DONE, vector=vector_of(text).tobytes()) for content_id, text in claim.texts]
 
 
 def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", corpus: str = "books") -> None:
-    read(database, request(source, corpus=corpus, spec=EMBED), texts)
-    finish(database, embedded)
+    """Run a job that embeds texts."""
+    run_job(database, request(source, corpus=corpus, spec=EMBED), texts, embedded)
 
 
-def by_hand(texts: Sequence[Text], query: Matrix) -> list[str]:
-    """The keys in the order of their cosines, those with one text in the order of the source."""
-
-    def cosine(text: str) -> float:
-        vector = vector_of(text)
-        return round(float(query @ vector / np.linalg.norm(query) / np.linalg.norm(vector)), 5)
-
-    return [key for key, text in sorted(texts, key=lambda pair: -cosine(pair[1]))]
+def sort_keys(texts: Sequence[Text], query: Matrix) -> list[str]:
+    """Return the keys in the order of their cosines, those with the same text in the order of the source."""
+    return [key for key, text in sorted(texts, key=lambda pair: -round(_cosine(query, vector_of(pair[1])), 5))]
 
 
 @pytest.mark.parametrize("block", [1, 7, 50, 51, 4_096])
-def test_the_nearest_are_those_of_a_comparison_with_everything_whatever_the_pages(
+def test_blocks_of_any_size_give_the_nearest_of_all_documents(
     database: Database, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(searching, "BLOCK", block)
     texts = [(f"k{i}", f"text {i % 31}") for i in range(50)]
     embed(database, texts)
     query = vector_of("what is asked")
-    told: list[tuple[int, int]] = []
-    best = search(database, choose(database, ["books"]), query[None], 20, lambda *counts: told.append(counts))
+    progress: list[tuple[int, int]] = []
+    best = search(database, choose(database, ["books"]), query[None], 20, lambda *counts: progress.append(counts))
     answers = hits(database, choose(database, ["books"]), query, best.ids[0].tolist(), best.scores[0].tolist())
-    assert [hit.id for hit in answers] == by_hand(texts, query)[:20]
-    assert told[-1] == (50, 50)
+    assert [hit.id for hit in answers] == sort_keys(texts, query)[:20]
+    assert progress[-1] == (50, 50)
     first = answers[0]
     assert (first.text, first.meta, first.window) == (dict(texts)[first.id], {"n": len(first.text)}, None)
 
 
 def test_documents_of_one_text_are_hits_of_one_score_in_the_order_of_the_source(database: Database) -> None:
     embed(database, [("z", "same"), *numbered(20), ("a", "same")])
-    answers = found(database, choose(database, ["books"]), vector_of("same"), 3)
+    answers = search_hits(database, choose(database, ["books"]), vector_of("same"), 3)
     assert [hit.id for hit in answers[:2]] == ["z", "a"]
     assert answers[0].score == answers[1].score == 1.0
-    assert [hit.id for hit in found(database, choose(database, ["books"]), vector_of("same"), 1)] == ["z"]
+    assert [hit.id for hit in search_hits(database, choose(database, ["books"]), vector_of("same"), 1)] == ["z"]
 
 
 def test_only_current_documents_of_the_corpus_are_found(database: Database) -> None:
     embed(database, [("a", "one"), ("b", "two")])
     embed(database, [("a", "uno")], "b.jsonl")
     embed(database, [("c", "one")], corpus="other")
-    answers = found(database, choose(database, ["books"]), vector_of("one"))
+    answers = search_hits(database, choose(database, ["books"]), vector_of("one"))
     assert {(hit.id, hit.text) for hit in answers} == {("a", "uno"), ("b", "two")}
 
 
-def test_a_document_that_was_removed_since_it_was_found_is_no_hit(database: Database) -> None:
+def test_a_document_that_was_removed_after_it_was_found_is_no_hit(database: Database) -> None:
     embed(database, [("a", "one"), ("b", "two")])
     searched, query = choose(database, ["books"]), vector_of("one")
     best = search(database, searched, query[None], 2)
@@ -105,17 +99,16 @@ def test_a_document_that_was_removed_since_it_was_found_is_no_hit(database: Data
 
 
 def test_documents_without_a_vector_are_counted_and_not_found(database: Database) -> None:
-    read(database, request(spec=EMBED), numbered(10))
-    work(database, lambda claim: [*embedded(claim)[2:], *failed(claim)[:2]])
-    told: list[tuple[int, int]] = []
+    run_job(database, request(spec=EMBED), numbered(10), lambda claim: [*embedded(claim)[2:], *failed(claim)[:2]])
+    progress: list[tuple[int, int]] = []
     best = search(
-        database, choose(database, ["books"]), vector_of("x")[None], 20, lambda *counts: told.append(counts)
+        database, choose(database, ["books"]), vector_of("x")[None], 20, lambda *counts: progress.append(counts)
     )
-    assert told == [(10, 8)]
+    assert progress == [(10, 8)]
     assert best.ids.shape == (1, 8)
 
 
-def test_vectors_of_another_length_are_refused_and_no_garbage_among_the_hits(database: Database) -> None:
+def test_vectors_of_another_length_are_refused(database: Database) -> None:
     embed(database, numbered(3))
     searched = choose(database, ["books"])
     with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 4: .* --revision"):
@@ -126,15 +119,14 @@ def test_vectors_of_another_length_are_refused_and_no_garbage_among_the_hits(dat
 
 
 @pytest.mark.parametrize("block", [2, 4_096])
-def test_a_document_is_as_near_as_its_best_window(
+def test_documents_are_as_near_as_their_best_windows(
     database: Database, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(searching, "BLOCK", block)
 
     texts = [("a", "red green blue"), ("b", "grey"), ("c", "black white"), ("d", "green")]
-    read(database, request(spec=ALL_WINDOWS), texts)
-    work(database, lambda claim: [windowed(*text) for text in claim.texts])
-    answers = found(database, choose(database, ["books"]), vector_of("green"))
+    run_job(database, request(spec=ALL_WINDOWS), texts, windowed)
+    answers = search_hits(database, choose(database, ["books"]), vector_of("green"))
     assert [(hit.id, hit.window, hit.score) for hit in answers[:2]] == [("a", (4, 9), 1.0), ("d", (0, 5), 1.0)]
     for hit in answers:
         assert hit.window is not None
@@ -143,12 +135,16 @@ def test_a_document_is_as_near_as_its_best_window(
         assert hit.score == pytest.approx(_cosine(vector_of("green"), vector_of(best)), abs=1e-5)
 
 
-def _cosine(one: Matrix, other: Matrix) -> float:
-    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+def _cosine(first: Matrix, second: Matrix) -> float:
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def windowed(content_id: int, text: str) -> Outcome:
-    """Every word is a window."""
+def windowed(claim: Claim) -> list[Outcome]:
+    """Return the vectors of each text of a claim, in which every word is a window."""
+    return [_embed_words(content_id, text) for content_id, text in claim.texts]
+
+
+def _embed_words(content_id: int, text: str) -> Outcome:
     windows, start = [], 0
     for word in text.split():
         windows.append([start, start + len(word)])
@@ -157,10 +153,9 @@ def windowed(content_id: int, text: str) -> Outcome:
     return Outcome(content_id, Status.DONE, vector=vectors.tobytes(), data={"dim": DIM, "windows": windows})
 
 
-def test_the_latest_embed_job_says_by_which_vectors_unless_another_is_named(database: Database) -> None:
+def test_the_vectors_of_the_latest_embed_job_are_searched_unless_another_job_is_named(database: Database) -> None:
     embed(database, numbered(3))
-    read(database, request(spec=ALL_WINDOWS), numbered(3))
-    work(database, lambda claim: [windowed(*text) for text in claim.texts])
+    run_job(database, request(spec=ALL_WINDOWS), numbered(3), windowed)
     read(database, request(spec=TRANSLATE), numbered(3))
     latest = choose(database, ["books"])
     assert (latest.job_id, latest.spec) == (2, ALL_WINDOWS)
@@ -172,11 +167,8 @@ def test_the_latest_embed_job_says_by_which_vectors_unless_another_is_named(data
         choose(database, ["books"], 3)
 
 
-Made = Callable[[Database], object]
-
-
 @pytest.mark.parametrize(
-    ("made", "error", "says"),
+    ("prepare", "error", "says"),
     [
         (lambda _: None, NotFound, "there is no corpus books; `docmill run embed SOURCE` makes one"),
         (lambda database: embed(database, [], corpus="films"), NotFound, "no corpus books; there are: films"),
@@ -185,27 +177,26 @@ Made = Callable[[Database], object]
         (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
     ],
 )
-def test_what_cannot_be_searched_is_an_error_that_says_what_to_do(
-    database: Database, made: Made, error: type[Exception], says: str
+def test_a_corpus_that_cannot_be_searched_is_an_error_that_says_what_to_do(
+    database: Database, prepare: Callable[[Database], object], error: type[Exception], says: str
 ) -> None:
-    made(database)
+    prepare(database)
     with pytest.raises(error, match=says):
         choose(database, ["books"])
 
 
-def test_a_step_that_embeds_what_another_put_out_is_searched_by_what_it_read(database: Database) -> None:
+def test_a_step_that_embeds_the_output_of_another_is_searched_by_that_output(database: Database) -> None:
     steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english"))
     texts = [(f"k{i}", f"text {i % 7}") for i in range(20)]
-    read(database, JobRequest("books", "a.jsonl", steps), texts)
 
     def outcomes(claim: Claim) -> list[Outcome]:
         if shard(database, claim.shard_id).lane == "embed":
             return embedded(claim)
         return by_text(lambda text: None if text == "text 3" else {"text": f"<{text}>"})(claim)
 
-    work(database, outcomes)
+    run_job(database, request(steps=steps), texts, outcomes)
     query = vector_of("a query")
-    there = found(database, choose(database, ["books"]), query, top=30)
+    answers = search_hits(database, choose(database, ["books"]), query, top=30)
     english = [(key, f"<{text}>") for key, text in texts if text != "text 3"]
-    assert [hit.id for hit in there] == by_hand(english, query)
-    assert {hit.id: hit.text for hit in there} == dict(english)
+    assert [hit.id for hit in answers] == sort_keys(english, query)
+    assert {hit.id: hit.text for hit in answers} == dict(english)

@@ -1,4 +1,4 @@
-"""Results as files in each format: all that was in them comes back, and no half of one has the target's name."""
+"""Results as files in each format: all of them are read back, and no partial file has the target's name."""
 
 from __future__ import annotations
 
@@ -47,29 +47,28 @@ ROWS = st.lists(
 )
 
 
-def written(path: Path, rows: Sequence[WrittenRow], asked: str | None = None) -> Path:
-    Target.of(path, asked).write(rows, table_of(*rows[0]) if rows else ())
+def write(path: Path, rows: Sequence[WrittenRow], form: str | None = None) -> Path:
+    """Write rows into a file, and return its path."""
+    Target.of(path, form).write(rows, table_of(*rows[0]) if rows else ())
     return path
 
 
-def embedded(*vectors_: list[Any], windows: Any = None) -> list[WrittenRow]:
-    more = {} if windows is None else {"windows": windows}
-    return [
-        {"id": f"d{n}", "vector": np.array(vector, dtype=np.float32), **more} for n, vector in enumerate(vectors_)
-    ]
+def embedded(*vectors: list[Any], **more: Any) -> list[WrittenRow]:
+    """Return results with these vectors."""
+    return [{"id": f"d{n}", "vector": np.array(vector, np.float32), **more} for n, vector in enumerate(vectors)]
 
 
 BURIED = ("\n=1", " =1", '"=1"', "\"' \xa0=1", "＝1+1", "＋1", "－1", "＠A1", "\ufeff=1", "\u202e\u200b=1", "\x00=1")
 
 
 @pytest.mark.parametrize("text", ["", "a=b", "7", "a-b", "'quoted'", '"quoted" = a', "café", "日本語"])
-def test_what_is_no_formula_stays_as_it_is(text: str) -> None:
+def test_a_text_that_is_no_formula_is_unchanged(text: str) -> None:
     assert escape_formula(text) == text
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", *BURIED])
 def test_no_cell_of_a_csv_is_a_formula(formula: str, tmp_path: Path) -> None:
-    path = written(tmp_path / "out.csv", [{"id": formula, "text": formula, "meta": {"a": formula}}])
+    path = write(tmp_path / "out.csv", [{"id": formula, "text": formula, "meta": {"a": formula}}])
     with path.open(encoding="utf-8", newline="") as file:
         _, row = csv.reader(file)
     assert row[:2] == [f"'{formula}"] * 2
@@ -83,21 +82,19 @@ def test_no_cell_of_a_csv_is_a_formula(formula: str, tmp_path: Path) -> None:
         elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
     )
 )
-def test_vectors_come_back_to_the_bit_in_every_format(
-    table: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_vectors_are_read_back_exactly(table: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("out")
     rows = embedded(*table.tolist())
-    mapped = np.load(written(folder / "v.npy", rows), mmap_mode="r")
+    mapped = np.load(write(folder / "v.npy", rows), mmap_mode="r")
     assert mapped.dtype == np.float32
     assert np.array_equal(mapped, table)
     ids = [json.loads(line) for line in (folder / "v.ids.jsonl").read_text().splitlines()]
     assert ids == [{"id": row["id"]} for row in rows]
-    columns = parquet.read_table(written(folder / "v.parquet", rows)).to_pydict()
+    columns = parquet.read_table(write(folder / "v.parquet", rows)).to_pydict()
     assert np.array_equal(np.array(columns["vector"], dtype=np.float32), table)
-    lines = written(folder / "v.jsonl", rows).read_text().splitlines()
+    lines = write(folder / "v.jsonl", rows).read_text().splitlines()
     assert np.array_equal(np.array([json.loads(line)["vector"] for line in lines], dtype=np.float32), table)
-    assert max(map(len, lines)) <= 60 + 16 * table.shape[1]  # no more digits than that takes
+    assert max(map(len, lines)) <= 60 + 16 * table.shape[1]  # no more digits than a float32 needs
 
 
 def test_kept_windows_are_rows_of_the_array_with_their_places(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_kept_windows_are_rows_of_the_array_with_their_places(tmp_path: Path) ->
     assert ids == [{"id": "d0", "window": [0, 5]}, {"id": "d0", "window": [5, 9]}, {"id": "d0", "window": [0, 4]}]
 
 
-def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: Path) -> None:
+def test_csv_for_excel_begins_with_the_byte_order_mark_of_utf8(tmp_path: Path) -> None:
     rows = [{"id": "a", "text": "Größe"}]
     for name in ("out.csv", "out.csv.gz", "out"):
         target = Target.of(tmp_path / name, "csv-excel")
@@ -118,7 +115,7 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
         assert raw == b"\xef\xbb\xbfid,text\r\na," + "Größe\r\n".encode()
     assert str(Target.of(Path("out.csv"), "csv-excel")) == "out.csv"
     assert Target.of(Path("parts"), "csv-excel").part(0).path == Path("parts/part-00000.csv")
-    assert not written(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
+    assert not write(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
     with pytest.raises(FormatUnfit, match="name of another format than csv-excel"):
         Target.of(Path("x.jsonl"), "csv-excel")
 
@@ -126,12 +123,12 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
 def test_a_group_of_rows_in_parquet_is_bounded_by_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "_GROUP_CHARS", 1_000, raising=False)
     rows = [{"id": f"{n}", "task": "summarize", "text": 300 * "x", "flags": [], "meta": {}} for n in range(10)]
-    file = parquet.ParquetFile(written(tmp_path / "out.parquet", rows))
+    file = parquet.ParquetFile(write(tmp_path / "out.parquet", rows))
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet", "out.npy"])
-def test_no_results_are_a_file_without_rows(name: str, tmp_path: Path) -> None:
+def test_without_results_the_file_has_no_rows(name: str, tmp_path: Path) -> None:
     assert Target.of(tmp_path / name).write([]) == 0
     if name == "out.npy":
         assert np.load(tmp_path / name).shape == (0, 0)
@@ -141,17 +138,17 @@ def test_no_results_are_a_file_without_rows(name: str, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == b""
 
 
-def test_texts_are_no_array_and_vectors_of_two_lengths_are_none(tmp_path: Path) -> None:
+def test_texts_and_vectors_of_different_lengths_are_not_written_as_an_array(tmp_path: Path) -> None:
     with pytest.raises(FormatUnfit, match="only vectors"):
-        written(tmp_path / "out.npy", [{"id": "a", "text": "b"}])
+        write(tmp_path / "out.npy", [{"id": "a", "text": "b"}])
     with pytest.raises(FormatUnfit, match="of 2 and of 3 numbers"):
-        written(tmp_path / "out.npy", embedded([1, 2], [1, 2, 3]))
+        write(tmp_path / "out.npy", embedded([1, 2], [1, 2, 3]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
-    def of(name: str, asked: str | None = None) -> tuple[str, str]:
-        target = Target.of(Path(name), asked)
+def test_the_name_of_a_file_sets_its_format_unless_one_is_named() -> None:
+    def of(name: str, form: str | None = None) -> tuple[str, str]:
+        target = Target.of(Path(name), form)
         return target.writer.name, target.compression
 
     assert of("a.jsonl") == of("a") == of("a.txt", "jsonl") == ("jsonl", "")
@@ -163,7 +160,7 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
         of("a.npy.gz")
 
 
-def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
+def test_only_formats_of_lines_are_written_to_a_stream(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         assert writer_for_stream("csv").write([{"id": "a"}], table_of("id"), file) == 1
         assert writer_for_stream(None).write([{"id": "a"}], (), file) == 1
@@ -173,7 +170,7 @@ def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz", "out.parquet", "out.npy"])
-def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_export_leaves_no_file_and_keeps_the_older_one(name: str, tmp_path: Path) -> None:
     def broken() -> Iterator[WrittenRow]:
         yield from embedded([1, 2])
         raise KeyboardInterrupt
@@ -189,7 +186,7 @@ def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(na
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_interrupt_at_the_end_of_a_parquet_file_is_all_that_is_raised(
+def test_an_interrupt_at_the_end_of_parquet_raises_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close = ParquetWriter.close
@@ -200,24 +197,24 @@ def test_an_interrupt_at_the_end_of_a_parquet_file_is_all_that_is_raised(
 
     monkeypatch.setattr(ParquetWriter, "close", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        written(tmp_path / "out.parquet", embedded([1, 2]))  # a warning of its `__del__` fails the test
+        write(tmp_path / "out.parquet", embedded([1, 2]))  # a warning of its `__del__` fails the test
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exported_file_is_its_users_alone_unless_it_had_other_rights(tmp_path: Path) -> None:
+def test_only_the_user_can_read_an_exported_file_unless_it_had_other_permissions(tmp_path: Path) -> None:
     path, ids = tmp_path / "v.npy", tmp_path / "v.ids.jsonl"
     mask = os.umask(0)
     try:
-        written(path, embedded([1, 2]))
+        write(path, embedded([1, 2]))
         assert [file.stat().st_mode & 0o777 for file in (path, ids)] == [0o600, 0o600]
         path.chmod(0o640)
-        written(path, embedded([3, 4]))
+        write(path, embedded([3, 4]))
     finally:
         os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) -> None:
+def test_an_export_through_a_link_writes_the_file_that_the_link_names(tmp_path: Path) -> None:
     target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
     target.write_bytes(b"old\n")
     link.symlink_to(target)
@@ -226,7 +223,7 @@ def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) ->
     assert target.read_bytes() == b'{"id":1}\n'
 
 
-def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: Path) -> None:
+def test_an_export_into_a_pipe_is_written_into_the_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -237,10 +234,10 @@ def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["OUT.TSV", "out.tsv.gz"])
-def test_any_ending_of_no_format_is_refused_with_the_known_ones_unless_a_format_is_named(name: str) -> None:
-    known = re.escape(".jsonl, .csv, .parquet, .xlsx or .npy")
+def test_an_unknown_suffix_is_refused_with_the_known_ones_unless_a_format_is_named(name: str) -> None:
+    suffixes = re.escape(".jsonl, .csv, .parquet, .xlsx or .npy")
     with pytest.raises(
-        FormatUnfit, match=rf"writes no \.\w+ files: name one that ends in {known}, or set the format"
+        FormatUnfit, match=rf"writes no \.\w+ files: name one that ends in {suffixes}, or set the format"
     ):
         Target.of(Path(name))
     assert Target.of(Path(name), "csv").writer.name == "csv"
@@ -255,14 +252,14 @@ def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:
         writer_of("ods")
 
 
-def test_a_file_may_have_the_longest_name_that_a_file_system_takes(tmp_path: Path) -> None:
+def test_a_file_may_have_the_longest_name_that_a_file_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 127)
     with whole_file(path) as file:
         file.write(b"all of it")
     assert path.read_bytes() == b"all of it"
 
 
-def test_parts_are_told_from_other_files_by_their_names() -> None:
+def test_parts_are_recognized_by_their_names() -> None:
     part = Target.of(Path("parts.jsonl.zst")).part(7).path.name
     assert part == "part-00007.jsonl.zst"
     assert is_part(part)
@@ -270,5 +267,5 @@ def test_parts_are_told_from_other_files_by_their_names() -> None:
     assert not is_part("part-00007.ods")
 
 
-def test_an_integer_that_arrow_does_not_hold_is_null() -> None:
+def test_an_integer_too_large_for_arrow_is_null() -> None:
     assert arrow.array(Form.INTEGER, [2**63, 2**63 - 1, None]).to_pylist() == [None, 2**63 - 1, None]
