@@ -24,14 +24,14 @@ VARIABLES = {
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """The queue and the database run; what else was started is killed in the end."""
+    """A host on which the queue and the database run. Both are killed at the end."""
     with ExitStack() as stack:
-        made = Host(stack.enter_context(open_folder()), VARIABLES)
-        stack.callback(made.postgres.kill)
-        made.start_postgres()
-        made.queue = made.start("redis")
-        stack.callback(_end, made.queue)
-        yield made
+        host = Host(stack.enter_context(open_folder()), VARIABLES)
+        stack.callback(host.postgres.kill)
+        host.start_postgres()
+        host.queue = host.start("redis")
+        stack.callback(_end, host.queue)
+        yield host
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -52,8 +52,8 @@ def test_a_job_goes_through_the_fleet_and_each_service_is_healthy_while_it_works
         stack.callback(_end, worker)
         host.wait_healthy("worker")
 
-        done = host.run("cli", "enqueue", "summarize", "descriptions.jsonl", "--limit", "24", "--wait")
-        assert done.returncode == 0, done.stderr
+        completed = host.run("cli", "enqueue", "summarize", "descriptions.jsonl", "--limit", "24", "--wait")
+        assert completed.returncode == 0, completed.stderr
         summaries = [json.loads(line) for line in host.run("cli", "results", "1").stdout.splitlines()]
         lines = (EXAMPLES / "descriptions.jsonl").read_text().splitlines()[:24]
         assert [row["id"] for row in summaries] == [json.loads(line)["id"] for line in lines]

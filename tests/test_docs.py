@@ -17,16 +17,19 @@ DOCS = ROOT / "docs"
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 
 
-def test_every_block_has_a_language_and_commands_are_written_so_that_they_are_tried() -> None:
+def test_every_block_has_a_language_and_commands_are_in_console_blocks() -> None:
     languages = {fence.language: page.name for page in PAGES for fence in fences(page)}
     assert languages.keys().isdisjoint({"", "sh", "bash", "shell"}), languages
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and the site make them."""
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", one).lower()).strip()) for one in found}
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {
+        re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", heading).lower()).strip())
+        for heading in headings
+    }
 
 
 def test_every_link_leads_to_a_file_and_a_heading_of_it() -> None:
@@ -37,10 +40,10 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it() -> None:
             assert not anchor or anchor in anchors(target), f"{page.name}: {file}#{anchor}"
 
 
-def test_the_page_of_flags_has_every_flag_that_can_be_asked_for() -> None:
+def test_the_page_about_flags_names_every_flag() -> None:
     rows = re.findall(r"^\| (`.+?) \|", (DOCS / "flags.md").read_text(), re.MULTILINE)
-    named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([\w:]+)`", row)}
-    assert named == {*list_flags()}
+    documented = {name.partition(":")[0] for row in rows for name in re.findall(r"`([\w:]+)`", row)}
+    assert documented == {*list_flags()}
 
 
 def test_the_page_of_pipeline_files_has_every_key_but_the_options_of_tasks() -> None:
@@ -56,6 +59,6 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     assert listed == {page.name for page in DOCS.glob("*.md")}
 
 
-def test_the_reference_pages_are_what_the_code_says() -> None:
+def test_the_reference_pages_match_the_code() -> None:
     for name, text in generate.pages().items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: make reference"

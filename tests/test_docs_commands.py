@@ -25,10 +25,10 @@ RUNNING = [
 
 @pytest.mark.parametrize("page", RUNNING)
 def test_the_commands_of_a_page_print_what_it_shows(page: Path) -> None:
-    for _, done in outputs(page):
-        for command, printed in done:
-            text = "\n".join(printed)
-            assert is_alike(command.shown, printed), f"make outputs PAGES={page}\n$ {command.line}\n{text}"
+    for _, commands in outputs(page):
+        for command, lines in commands:
+            text = "\n".join(lines)
+            assert is_alike(command.shown, lines), f"make outputs PAGES={page}\n$ {command.line}\n{text}"
 
 
 LINES = {  # what is added to each registry, after a line that is there
@@ -49,7 +49,7 @@ LINES = {  # what is added to each registry, after a line that is there
 }
 
 
-def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path) -> None:
+def test_each_example_of_an_extension_works_with_one_module_and_one_line(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     copy_packages(tree)
     for module in fences(ROOT / "docs" / "extending.md"):

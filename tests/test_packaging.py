@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.outputs import NEEDS, fences
-from tests.worker.harness import PACKAGES, ROOT, Docmill
+from docs.outputs import fences, programs
+from tests.worker.harness import PACKAGES, ROOT, Docmill, run_python
 from tests.worker.test_own_packages import OURS, THEIRS, run_users_program
 
 LARGEST_WHEEL_BYTES = 2_000_000
@@ -54,8 +54,7 @@ with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
     report(job, Path("report.html"), with_text=False)
     assert_type([status.state for status in mill.jobs(limit=5)], list[str])
     assert_type(explain(mill.job(7), "doc-1"), dict[str, Any])
-    found = mill.search("notes", "a query", top=3, exact=True)
-    assert_type(found[0].meta.get("author"), Any | None)
+    assert_type(mill.search("notes", "a query", top=3, exact=True)[0].meta.get("author"), Any | None)
     assert_type(dedup(mill, "notes", shingle=("words", 3)).repeats, int)
     mill.run(iter(["A text."]), "embed", progress=False)
     assert_type(mill.pipelines.run("nightly.toml"), docmill.Job)
@@ -72,7 +71,7 @@ async def at_once() -> None:
 
 async def later(number: int) -> docmill.Status:
     with docmill.connect() as mill:
-        first, second = await asyncio.gather(*(mill.job(one).wait_async(60.0) for one in (number, number + 1)))
+        first, second = await asyncio.gather(*(mill.job(job_id).wait_async(60.0) for job_id in (number, number + 1)))
         return first if second.ended else second
 
 
@@ -106,7 +105,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel, which is built of the source distribution, and that."""
+    """A folder with the source distribution, and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -147,7 +146,7 @@ def _version(dist: Path) -> str:
 
 
 def _tree(*folders: str) -> set[str]:
-    """Our files, as git knows them. What .gitignore names is not ours, for git as for the build."""
+    """Return the project's files in these folders, without those that .gitignore names, as for the build."""
     ignored = "--exclude-per-directory=.gitignore"
     command = ["git", "ls-files", "--cached", "--others", ignored, "--", *folders]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -182,26 +181,12 @@ def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path,
         [*command, "--python-executable", str(python), "program.py"], cwd=tmp_path, capture_output=True, text=True
     )
     errors = [line for line in checked.stdout.splitlines() if ": error: " in line]
-    found = {int(line.split(":")[1]): line for line in errors}
-    assert {*found} == {*range(len(lines) + 1, len(lines) + 1 + len(WRONG))}, checked.stdout + checked.stderr
-    for number, said in enumerate(WRONG.values(), len(lines) + 1):
-        assert said in found[number]
-    checked = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "basedpyright",
-            "--level",
-            "error",
-            "--pythonpath",
-            str(python),
-            "--outputjson",
-            "program.py",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    error_at = {int(line.split(":")[1]): line for line in errors}
+    assert {*error_at} == {*range(len(lines) + 1, len(lines) + 1 + len(WRONG))}, checked.stdout + checked.stderr
+    for number, words in enumerate(WRONG.values(), len(lines) + 1):
+        assert words in error_at[number]
+    command = [sys.executable, "-m", "basedpyright", "--level", "error", "--pythonpath", str(python)]
+    checked = subprocess.run([*command, "--outputjson", "program.py"], cwd=tmp_path, capture_output=True, text=True)
     marked = {error["range"]["start"]["line"] for error in json.loads(checked.stdout)["generalDiagnostics"]}
     assert marked == {*range(len(lines), len(lines) + len(WRONG))}, checked.stdout
 
@@ -223,14 +208,8 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
     installed("run", "embed", "corpus.jsonl", "--model", "null", "--out", "out.jsonl")
     assert len((installed.folder / "out.jsonl").read_text().splitlines()) == 3
     where = "import docmill.worker, docmill.storage; print(docmill.worker.__file__, docmill.storage.__file__)"
-    told = subprocess.run(
-        [sys.executable, "-c", where],
-        cwd=installed.folder,
-        env=installed.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
+    paths = run_python(where, cwd=installed.folder, env=installed.environment, check=True).stdout.split()
+    assert all(path.startswith(str(unpacked)) for path in paths)
 
 
 def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmill) -> None:
@@ -242,21 +221,20 @@ def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmi
 def test_the_page_about_python_runs_in_an_empty_environment_with_what_it_says_to_install(
     dist: Path, tmp_path: Path
 ) -> None:
-    page = fences(ROOT / "docs" / "python.md")
-    [arguments] = [fence.text.partition("pip install ")[2] for fence in page if "pip install" in fence.text]
-    wanted = [name.replace("docmill", str(_wheel(dist))) for name in shlex.split(arguments)]
+    page = ROOT / "docs" / "python.md"
+    [arguments] = [fence.text.partition("pip install ")[2] for fence in fences(page) if "pip install" in fence.text]
+    packages = [name.replace("docmill", str(_wheel(dist))) for name in shlex.split(arguments)]
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *wanted], check=True)
-    programs = [f.text for f in page if f.language == "python" and not f.title.startswith(NEEDS)]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *packages], check=True)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "page.py").write_text("\n".join(programs))
+    (tmp_path / "empty" / "page.py").write_text("\n".join(programs(page)))
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "DOCMILL_DEVICE": "cpu"}
-    printed = subprocess.run(
+    completed = subprocess.run(
         [python, "-I", "page.py"], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
     )
-    assert printed.returncode == 0, printed.stderr
-    assert len(printed.stdout.splitlines()) == 4  # three hits and a job
+    assert completed.returncode == 0, completed.stderr
+    assert len(completed.stdout.splitlines()) == 4  # three hits and a job
 
 
 @pytest.mark.wheel
@@ -281,8 +259,8 @@ def test_the_wheel_without_extras_is_a_client_of_a_fleet_without_torch(
     assert client("python", "-c", program).stdout == f"{_version(dist)} None\n"
     assert client("docmill", "db", "upgrade").returncode == 0
     with Docmill(tmp_path, fleet).worker():
-        done = client("docmill", "enqueue", "embed", "notes.jsonl", "--model", "null", "--wait")
-        assert done.returncode == 0, done.stderr
+        completed = client("docmill", "enqueue", "embed", "notes.jsonl", "--model", "null", "--wait")
+        assert completed.returncode == 0, completed.stderr
     assert '"state": "done"' in client("docmill", "status", "1", "--json").stdout
     assert json.loads(client("docmill", "results", "1").stdout)["id"] == "1"
     refused = client("docmill", "run", "embed", "notes.jsonl", "--model", "null")

@@ -36,15 +36,15 @@ input = "english"
 
 
 @pytest.mark.slow
-def test_each_command_of_the_quick_start_shows_something_found_and_nothing_doubtful(tmp_path: Path) -> None:
+def test_each_quick_start_command_shows_results_and_no_doubtful_ones(tmp_path: Path) -> None:
     docmill = Docmill(tmp_path, {"COLUMNS": "80"})
     (tmp_path / "examples").symlink_to(EXAMPLES)
-    done = [docmill(*shlex.split(command)) for _, command in STEPS]
-    shown = "\n".join(one.stdout + one.stderr for one in done)
+    completed = [docmill(*shlex.split(command)) for _, command in STEPS]
+    output = "\n".join(process.stdout + process.stderr for process in completed)
     for text in ("eqonomize", "default-mysql-client", "games 0.", "C++ (language)", "write to [EMAIL]"):
-        assert text in shown
-    assert "nothing found" not in shown
-    assert "as doubtful" not in shown
+        assert text in output
+    assert "nothing found" not in output
+    assert "as doubtful" not in output
 
 
 @pytest.mark.slow
@@ -63,10 +63,10 @@ def test_the_readme_shows_what_the_demo_models_make_of_a_french_document(tmp_pat
     assert not any(step["flags"] for step in steps.values())
 
 
-def test_uv_looks_where_pip_is_told_to_and_leaves_the_choice_of_torch_to_what_is_there() -> None:
+def test_uv_gets_pips_indexes_links_and_certificate() -> None:
     settings = {"index-url": "https://a/simple", "find-links": "/wheels\n/more", "cert": "/ca.pem", "timeout": "9"}
     [(command, environment)] = uv_commands(settings)
-    assert [one for one in command if "=" in one] == [
+    assert [argument for argument in command if "=" in argument] == [
         "--index-url=https://a/simple",
         "--find-links=/wheels",
         "--find-links=/more",

@@ -20,33 +20,33 @@ FILES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
 
 
 def test_the_page_names_each_file_and_shows_some_as_they_are() -> None:
-    shown = {fence.title: fence.text for fence in fences(ROOT / "docs" / "schedulers.md") if fence.title}
-    assert shown == {name: (FOLDER / name).read_text() for name in shown}
+    blocks = {fence.title: fence.text for fence in fences(ROOT / "docs" / "schedulers.md") if fence.title}
+    assert blocks == {name: (FOLDER / name).read_text() for name in blocks}
     assert {name for name in FILES if name not in (ROOT / "docs" / "schedulers.md").read_text()} == set()
 
 
 def commands(name: str) -> Iterator[list[str]]:
-    """The words of each command of docmill in an example that are written out: its name, and its options."""
+    """Yield the literal words of each docmill command in an example: its name and its options."""
     text = (FOLDER / name).read_text()
     if not name.endswith(".py"):
         yield from (line.split() for line in re.findall(r'"\$docmill" ([^)|;\n]*)', text))
         return
     for call in ast.walk(ast.parse(text, name)):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "docmill":
-            yield [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            yield [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "crontab"])
 def test_every_command_of_an_example_exists_with_its_options(name: str) -> None:
-    found = list(commands(name))
-    assert {words[0] for words in found} >= {"enqueue", "status", "results"}
-    for words in found:
+    calls = list(commands(name))
+    assert {words[0] for words in calls} >= {"enqueue", "status", "results"}
+    for words in calls:
         command = group.get_command(click.Context(group), words[0])
         if isinstance(command, click.Group):
             command = command.get_command(click.Context(command), words[1])
         assert command is not None, words
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, words
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, words
 
 
 @pytest.mark.long
@@ -60,8 +60,8 @@ def test_the_script_for_cron_runs_and_has_the_jobs_exit_code(tmp_path: Path) -> 
         environment = docmill.environment | {"DOCMILL": DOCMILL}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
-    done = run(source, out)
-    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    completed = run(source, out)
+    assert (completed.returncode, completed.stdout) == (4, ""), completed.stderr
     assert out.read_text() == ""
     refused = run(tmp_path / "nowhere.jsonl", out)
     assert refused.returncode == 2

@@ -34,17 +34,17 @@ class Scheduler:
     example: str
     command: Callable[[Path, Path, Path], list[str]]
     environment: Mapping[str, str]
-    prepared: str | None = None
+    setup: str | None = None
 
 
 def _airflow(folder: Path, source: Path, out: Path) -> list[str]:
-    given = json.dumps({"source": str(source), "out": str(out)})
-    return ["airflow", "dags", "test", "docmill_embed", "--conf", given]
+    parameters = json.dumps({"source": str(source), "out": str(out)})
+    return ["airflow", "dags", "test", "docmill_embed", "--conf", parameters]
 
 
 def _dagster(folder: Path, source: Path, out: Path) -> list[str]:
-    given = {"ops": {"enqueue": {"config": {"source": str(source)}}, "results": {"config": {"out": str(out)}}}}
-    (folder / "run.yaml").write_text(json.dumps(given))  # JSON is YAML
+    parameters = {"ops": {"enqueue": {"config": {"source": str(source)}}, "results": {"config": {"out": str(out)}}}}
+    (folder / "run.yaml").write_text(json.dumps(parameters))  # JSON is YAML
     example = str(folder / "dagster_job.py")
     return ["dagster", "job", "execute", "-f", example, "-j", "docmill_embed", "-c", str(folder / "run.yaml")]
 
@@ -92,14 +92,14 @@ class Scheduled:
         (folder / self._scheduler.example).write_text(example.replace(DELAY, "1"))
         own = {key: value.format(folder=folder) for key, value in self._scheduler.environment.items()}
         self.environment = docmill.environment | own | {"DOCMILL": DOCMILL}
-        if self._scheduler.prepared is not None:
-            done = self._run(self._scheduler.prepared.split())
-            assert done.returncode == 0, done.stdout
+        if self._scheduler.setup is not None:
+            completed = self._run(self._scheduler.setup.split())
+            assert completed.returncode == 0, completed.stdout
 
     def __call__(self, source: Path, out: Path) -> tuple[int, str]:
-        """Run the example once; its exit code, and all that it printed."""
-        done = self._run(self._scheduler.command(self._folder, source, out))
-        return done.returncode, done.stdout
+        """Run the example once. Return its exit code and output."""
+        completed = self._run(self._scheduler.command(self._folder, source, out))
+        return completed.returncode, completed.stdout
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -134,10 +134,10 @@ def test_a_flow_enqueues_waits_and_reads_results_and_a_retry_after_a_kill_contin
     path = filter(None, [str(SITE), scheduled.environment.get("PYTHONPATH")])
     scheduled.environment |= {FAULT: "enqueue:kill", "PYTHONPATH": os.pathsep.join(path)}  # once
     with docmill.worker("--device", "cpu"):
-        code, printed = scheduled(source, out)
-    assert code == 0, printed
+        code, output = scheduled(source, out)
+    assert code == 0, output
     assert len((docmill.folder / "home" / STRUCK).read_text().splitlines()) == 1
-    assert "Job 1 was unfinished. It continues" in printed
+    assert "Job 1 was unfinished. It continues" in output
     assert [job["id"] for job in docmill.json("jobs")] == [1]
     results = [json.loads(line) for line in out.read_text().splitlines()]
     assert [result["id"] for result in results] == [json.loads(line)["id"] for line in lines]
@@ -147,9 +147,9 @@ def test_a_flow_enqueues_waits_and_reads_results_and_a_retry_after_a_kill_contin
 def test_a_flow_that_docmill_refuses_fails_with_its_message_and_is_not_tried_again(
     scheduled: Scheduled, docmill: Docmill
 ) -> None:
-    code, printed = scheduled(docmill.folder / "nowhere.jsonl", docmill.folder / "out.jsonl")
-    assert code != 0, printed
-    assert "exit code 2: docmill: " in printed
-    assert "nowhere.jsonl: no such file or folder" in printed
+    code, output = scheduled(docmill.folder / "nowhere.jsonl", docmill.folder / "out.jsonl")
+    assert code != 0, output
+    assert "exit code 2: docmill: " in output
+    assert "nowhere.jsonl: no such file or folder" in output
     assert docmill.json("jobs") == []
     assert not (docmill.folder / "out.jsonl").exists()

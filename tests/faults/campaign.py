@@ -1,4 +1,4 @@
-"""A nemesis at work on a fleet: strikes as planned, heals, waits for the end, and reads the books."""
+"""A nemesis for a fleet: it strikes as planned, heals, waits for the jobs to end, and audits the store."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from docmill.worker.jobs.errors import UNREACHABLE
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import LANES
 from tests.fault_points import MARKER
-from tests.faults.checker import check, read_books, some
-from tests.faults.crew import WorkerSlot, own_numbers
+from tests.faults.checker import abbreviate, check, read_books
+from tests.faults.crew import WorkerSlot, pid_namespace
 from tests.faults.fleet import Fleet
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.storage.invariants import assert_invariants
@@ -109,7 +109,7 @@ AT_DEFAULTS = Storm(
 
 @dataclass(frozen=True)
 class Strike:
-    """A fault at a time, in seconds from the start; `place` is the worker that it meets, if it is one that does."""
+    """A fault at a time, in seconds from the start. `place` is the worker that it strikes, for faults of workers."""
 
     at_s: float
     fault: Fault
@@ -121,10 +121,10 @@ class Strike:
 
 
 def plan(seed: int, storm: Storm, *, sqlite: bool) -> list[Strike]:
-    """The storm's faults in the order of their times."""
+    """Return the storm's faults in the order of their times."""
     chance = random.Random(seed)
-    others = ON_POSTGRES if sqlite else ON_SQLITE
-    faults = [fault for fault in Fault if fault not in others]
+    excluded = ON_POSTGRES if sqlite else ON_SQLITE
+    faults = [fault for fault in Fault if fault not in excluded]
     strikes: list[Strike] = []
     at_s = 0.0
     while True:
@@ -152,25 +152,25 @@ PATIENCE_S = 120.0  # a command that says nothing for longer hangs
 
 @dataclass(frozen=True)
 class Errand:
-    """A command. `kill_after_s` has its first run killed with -9; `then` gets what it printed in the end."""
+    """A command. Its first run is killed after `kill_after_s`. `then` gets its JSON output."""
 
     arguments: tuple[str, ...]
     kill_after_s: float | None = None
-    then: Callable[[Any], None] = lambda printed: None
+    then: Callable[[Any], None] = lambda answer: None
 
 
 class Errands:
-    """One command at a time, in the order in which they were given."""
+    """Runs commands one at a time, in their order, and repeats those that fail for want of a server."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self._mill = fleet
+        self._fleet = fleet
         self._left: deque[Errand] = deque()
         self._process: Running | None = None
         self._began = 0.0
         self._tries = 0
         self.oddities: list[str] = []
 
-    def give(self, *arguments: Any, kill_after_s: float | None = None, then: Any = lambda printed: None) -> None:
+    def give(self, *arguments: Any, kill_after_s: float | None = None, then: Any = lambda answer: None) -> None:
         self._left.append(Errand(tuple(map(str, arguments)), kill_after_s, then))
 
     @property
@@ -186,7 +186,7 @@ class Errands:
             if now >= self._began:
                 self._start(errand)
         elif (code := self._process.poll()) is not None:
-            self._ended(errand, code)
+            self._note_exit(errand, code)
         elif self._tries == 1 and errand.kill_after_s is not None and now - self._began > errand.kill_after_s:
             self._process.kill()
         elif now - self._began > PATIENCE_S:
@@ -198,9 +198,9 @@ class Errands:
         self._began = time.monotonic()
         # What it says goes to a file, so that a full pipe stops nobody.
         with self._file("out").open("wb") as out, self._file("log").open("ab") as log:
-            self._process = self._mill.launch((*errand.arguments, "--json"), out, log)
+            self._process = self._fleet.launch((*errand.arguments, "--json"), out, log)
 
-    def _ended(self, errand: Errand, code: int) -> None:
+    def _note_exit(self, errand: Errand, code: int) -> None:
         self._process = None
         self._began = time.monotonic() + AGAIN_S
         if code == 0:
@@ -211,7 +211,7 @@ class Errands:
             self.oddities.append(f"exit code {code}: {' '.join(errand.arguments)}")
 
     def _file(self, kind: str) -> Path:
-        return self._mill.folder / f"errand.{kind}"
+        return self._fleet.folder / f"errand.{kind}"
 
     def abandon(self) -> None:
         self._left.clear()
@@ -225,8 +225,8 @@ ENDED = ("done", "cancelled", "stopped")
 
 
 @dataclass
-class Ordered:
-    """A job as it was asked for; `id` is known once its command came through."""
+class OrderedJob:
+    """A job that was ordered. `id` is known once its command has succeeded."""
 
     name: str
     task: str
@@ -235,8 +235,8 @@ class Ordered:
     cancelled: bool = False
     had_ended: bool = False  # when it was cancelled
 
-    def note_cancelled(self, printed: dict[str, Any]) -> None:
-        self.had_ended = not printed["cancelled"]
+    def note_cancelled(self, answer: dict[str, Any]) -> None:
+        self.had_ended = not answer["cancelled"]
 
     @property
     def poison(self) -> set[str]:
@@ -245,15 +245,15 @@ class Ordered:
 
 @dataclass
 class Workload:
-    """Jobs of every kind whose corpora overlap, given by commands that may be killed."""
+    """Jobs of several tasks with overlapping corpora, enqueued by commands that may be killed."""
 
     fleet: Fleet
     errands: Errands
     storm: Storm
-    ordered: list[Ordered] = field(default_factory=list)
+    ordered: list[OrderedJob] = field(default_factory=list)
 
     def begin(self) -> None:
-        """The jobs that are there from the start. Two ask for the same of the same texts, some of them poison."""
+        """Order the first jobs. Two of them share texts and task, and some of the texts are poison."""
         n = self.storm.texts
         poison = {f"poison-{i}": f"{MARKER} number {i} kills whoever computes it." for i in range(self.storm.poison)}
         first = self._order("first", "translate", numbered(0, n) | poison)
@@ -267,7 +267,7 @@ class Workload:
         self.steer += [("resume", first)]
 
     def steer_on(self) -> None:
-        """The next of what an operator has in mind."""
+        """Give the operator's next command."""
         if not self.steer:
             return
         command, ordered = self.steer.pop(0)
@@ -280,27 +280,27 @@ class Workload:
         else:
             self.errands.give(command, ordered.id, *([5] if command == "priority" else []))
 
-    def another(self, kill_after_s: float) -> None:
-        """One more job while the others run, whose command is killed on its way and given again."""
+    def add_job(self, kill_after_s: float) -> None:
+        """Order another job while the others run. Its command is killed and repeated."""
         number = len(self.ordered)
         n = self.storm.late_texts
         ordered = self._order(f"late-{number}", TASKS[number % len(TASKS)], numbered(10**6 + number * n // 2, n))
         self.give(ordered, kill_after_s=kill_after_s, haste=100)
 
-    def _order(self, name: str, task: str, texts: dict[str, str]) -> Ordered:
-        self.ordered.append(Ordered(name, task, texts))
+    def _order(self, name: str, task: str, texts: dict[str, str]) -> OrderedJob:
+        self.ordered.append(OrderedJob(name, task, texts))
         return self.ordered[-1]
 
-    def give(self, ordered: Ordered, *, kill_after_s: float | None = None, haste: int = 1) -> None:
+    def give(self, ordered: OrderedJob, *, kill_after_s: float | None = None, haste: int = 1) -> None:
         path = self._file(ordered)
 
-        def stored(printed: Any) -> None:
-            ordered.id = printed["id"]
+        def note_id(answer: Any) -> None:
+            ordered.id = answer["id"]
 
         model = f"null@{haste * self.storm.pace}"
-        self.errands.give("enqueue", ordered.task, path, "--model", model, kill_after_s=kill_after_s, then=stored)
+        self.errands.give("enqueue", ordered.task, path, "--model", model, kill_after_s=kill_after_s, then=note_id)
 
-    def _file(self, ordered: Ordered) -> Path:
+    def _file(self, ordered: OrderedJob) -> Path:
         path = self.fleet.folder / f"{ordered.name}.jsonl"
         lines = (json.dumps({"id": key, "text": text}) for key, text in ordered.texts.items())
         path.write_text("\n".join(lines))
@@ -311,11 +311,10 @@ class Workload:
         return sum(len(ordered.texts) for ordered in self.ordered)
 
     def open_jobs(self) -> list[int]:
-        with self.fleet.database.read() as transaction:
-            return list(transaction.scalars(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id)))
+        return [*self.fleet.database.values(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id))]
 
     def audit(self) -> None:
-        """Nothing is lost, nothing doubled, nothing mixed up, and nobody is blamed but poison."""
+        """Assert that no result is lost, doubled or of another text, and that only poison failed."""
         for ordered in self.ordered:
             assert ordered.id is not None, f"{ordered.name} was never stored"
             if ordered.had_ended:  # before the cancel, or by a cancel whose answer was lost
@@ -324,19 +323,19 @@ class Workload:
             _audit(self.fleet, ordered, ordered.id)
 
 
-def _audit(fleet: Fleet, ordered: Ordered, job: int) -> None:
+def _audit(fleet: Fleet, ordered: OrderedJob, job: int) -> None:
     books = read_books(fleet.database, job)
     assert set(books.contents) == set(ordered.texts), f"{ordered.name}: the store has other documents than the source"
     failed = {row["id"]: row for row in failures(fleet.database, job)}
     blamed = {key: row["reason"] for key, row in failed.items() if key not in ordered.poison}
-    assert not blamed, f"{ordered.name}: documents that failed for no fault of theirs: {some(blamed.items())}"
+    assert not blamed, f"{ordered.name}: documents that failed for no fault of theirs: {abbreviate(blamed.items())}"
     assert all(row["reason"] == POISON for row in failed.values()), failed
     assert ordered.cancelled or set(failed) == ordered.poison, f"{ordered.name}: poison that did not fail"
     wrong = [row["id"] for row in results(fleet.database, job) if not _is_right(ordered, row)]
-    assert not wrong, f"{ordered.name}: outputs of other texts: {some(wrong)}"
+    assert not wrong, f"{ordered.name}: outputs of other texts: {abbreviate(wrong)}"
 
 
-def _is_right(ordered: Ordered, row: dict[str, Any]) -> bool:
+def _is_right(ordered: OrderedJob, row: dict[str, Any]) -> bool:
     text = ordered.texts[row["id"]]
     if ordered.task == "embed":
         return bool((row["vector"] == vector(text).values).all())
@@ -360,7 +359,7 @@ def seed_of_this_run() -> int:
 
 @dataclass
 class CampaignReport:
-    """A report of a campaign, for people."""
+    """A readable report of a campaign."""
 
     seed: int
     store: str
@@ -375,7 +374,7 @@ class CampaignReport:
 
 
 class Campaign:
-    """Three workers, a queue, a store and the jobs, from the first strike to the audit."""
+    """Workers, a queue, a store and jobs, from the first strike to the audit."""
 
     def __init__(
         self, fleet: Fleet, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm, seed: int
@@ -404,7 +403,7 @@ class Campaign:
             self._heal()
             self._end()
         except BaseException:
-            print(self._last_words())
+            print(self._describe_failure())
             raise
         finally:
             self._count()
@@ -446,10 +445,10 @@ class Campaign:
                 return
             time.sleep(TICK_S)
 
-    def _until(self, condition: Callable[[], object], what: str, within_s: float) -> None:
+    def _until(self, condition: Callable[[], object], description: str, within_s: float) -> None:
         deadline = time.monotonic() + within_s
         while not condition():
-            assert time.monotonic() < deadline, f"never happened: {what}"
+            assert time.monotonic() < deadline, f"never happened: {description}"
             self._tend()
             time.sleep(TICK_S)
 
@@ -462,49 +461,45 @@ class Campaign:
         for place in self.places:
             place.tend()
         self.errands.tend()
-        if not own_numbers():
+        if not pid_namespace():
             self._set_apart()
 
     def _set_apart(self) -> None:
         """Give the last worker's row another PID namespace, on machines where no process can have one."""
         apart = self.places[-1].devices()
-        elsewhere = update(WorkerRow).where(WorkerRow.pid.in_(apart)).values(pid_space="elsewhere")
-        with self.fleet.database.read() as transaction:
-            seen = transaction.scalars(
-                select(WorkerRow.pid).where(WorkerRow.pid.in_(apart), WorkerRow.pid_space != "elsewhere")
-            ).all()
-        if seen:
-            self.fleet.database.write(lambda transaction: transaction.execute(elsewhere))
+        unmarked = WorkerRow.pid.in_(apart), WorkerRow.pid_space != "elsewhere"
+        if self.fleet.database.values(select(WorkerRow.pid).where(*unmarked)):
+            self.fleet.database.execute(update(WorkerRow).where(*unmarked).values(pid_space="elsewhere"))
 
     def _after(self, for_s: float, act: Callable[[], object]) -> None:
         self._later.append((time.monotonic() + for_s, act))
 
-    def _note(self, what: str) -> None:
-        self.report.times.append(f"{time.strftime('%H:%M:%S')}  {what}")
+    def _note(self, text: str) -> None:
+        self.report.times.append(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def _strike(self, strike: Strike) -> bool:
-        """Strike, and return True if there was something to strike."""
+        """Strike, and return True if the fault had a target."""
         place = self.places[strike.place]
         match strike.fault:
             case Fault.WORKER_KILLED:
-                return self._met(place.everybody(), lambda pids: place.kill(pids, strike.for_s))
+                return self._strike_processes(place.all_pids(), lambda pids: place.kill(pids, strike.for_s))
             case Fault.DEVICE_KILLED:
-                return self._met(place.devices(), place.kill)
+                return self._strike_processes(place.devices(), place.kill)
             case Fault.WORKER_FROZEN:
-                return self._met(place.everybody(), lambda pids: place.freeze(pids, strike.for_s))
+                return self._strike_processes(place.all_pids(), lambda pids: place.freeze(pids, strike.for_s))
             case Fault.DEVICE_FROZEN:
-                return self._met(place.devices(), lambda pids: place.freeze(pids, strike.for_s))
+                return self._strike_processes(place.devices(), lambda pids: place.freeze(pids, strike.for_s))
             case Fault.WORKER_DRAINED:
                 return place.tell(signal.SIGTERM, strike.for_s)
             case Fault.WORKER_QUIT:
                 return place.tell(signal.SIGTERM) and place.tell(signal.SIGTERM, strike.for_s)
             case Fault.ENQUEUE_KILLED:
-                self.work.another(strike.for_s)
+                self.work.add_job(strike.for_s)
                 return True
             case _:
                 return self._strike_server(strike)
 
-    def _met(self, pids: list[int], act: Callable[[list[int]], None]) -> bool:
+    def _strike_processes(self, pids: list[int], act: Callable[[list[int]], None]) -> bool:
         act(pids)
         return bool(pids)
 
@@ -543,10 +538,9 @@ class Campaign:
         return True
 
     def _repeat_hints(self) -> bool:
-        """Every hint of the moment twice more, and some of what is long done, in any order."""
+        """Send the latest hints twice more, of finished shards too, in random order."""
         try:
-            with self.fleet.database.read() as transaction:
-                rows = transaction.execute(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200)).all()
+            rows = self.fleet.database.rows(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200))
         except StorageError:
             return False
         hints = [(row.lane, row.id) for row in rows] * 2
@@ -563,10 +557,10 @@ class Campaign:
 
     def _cut_connections(self) -> bool:
         assert self.cluster is not None
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         try:
             with psycopg.connect(self.cluster.admin_url, autocommit=True, connect_timeout=5) as connection:
-                connection.execute(f"{others} AND backend_type = 'client backend'")
+                connection.execute(f"{query} AND backend_type = 'client backend'")
         except psycopg.OperationalError:
             return False
         return True
@@ -593,13 +587,13 @@ class Campaign:
         for place in self.places:
             place.thaw()
         if self.storm.moves_time:
-            self.fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
+            self.fleet.end_grace()
 
     def _end(self) -> None:
         healed = time.monotonic()
-        left = self.storm.calm_s
-        self._until(lambda: self.errands.done, "every command came through", left)
-        self._until(lambda: not self.work.open_jobs(), "every job ends", left)
+        calm_s = self.storm.calm_s
+        self._until(lambda: self.errands.done, "every command came through", calm_s)
+        self._until(lambda: not self.work.open_jobs(), "every job ends", calm_s)
         self.report.facts["seconds from the heal to the last job's end"] = round(time.monotonic() - healed, 1)
         self.work.audit()
         assert_exported(self.fleet.database, LANES)
@@ -609,7 +603,9 @@ class Campaign:
         assert not slow, f"workers that took long to end: {slow}"
         odd = [*self.errands.oddities, *(oddity for place in self.places for oddity in place.oddities())]
         assert not odd, odd
-        assert "Traceback" not in (logs := self._logs()), f"a traceback in the logs: {_around('Traceback', logs)}"
+        assert "Traceback" not in (logs := self._logs()), (
+            f"a traceback in the logs: {excerpt_around('Traceback', logs)}"
+        )
 
     @property
     def drain_s(self) -> float:
@@ -628,13 +624,13 @@ class Campaign:
             "seconds in all": round(time.monotonic() - self._started, 1),
         }
 
-    def _last_words(self) -> str:
+    def _describe_failure(self) -> str:
         parts = ["\n".join(self.report.times)]
         for log in sorted(self.fleet.folder.glob("*.log")):
             parts.append(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:]))
         return "\n".join(parts)
 
 
-def _around(word: str, text: str) -> str:
+def excerpt_around(word: str, text: str) -> str:
     at = text.index(word)
     return text[max(0, at - 500) : at + 2500]

@@ -1,4 +1,4 @@
-"""The books after a fault: the invariants hold, and the status and the exports agree with the store."""
+"""Check a store after a fault: the invariants hold, and the status and the exports agree with the tables."""
 
 from __future__ import annotations
 
@@ -44,42 +44,41 @@ def read_books(database: Database, job_id: int) -> Books:
 
 
 def check(database: Database, job_id: int, *, state: str = "done") -> JobStatus:
-    """Everything that must hold of a job that ended, whatever happened to it meanwhile; its status."""
+    """Assert what must hold of an ended job after any fault, and return its status."""
     status = read_status(database, job_id)
     assert status.state == state, f"job {job_id} is {status.state} and not {state}: {vars(status)}"
     assert_invariants(database)
     books = read_books(database, job_id)
     if state == "done":
-        told = Counter({"done": status.done, "failed": status.failed, "skipped": status.skipped})
-        assert +told == Counter(books.statuses.values()), f"status counts {dict(told)}, and not the outcomes"
+        counts = Counter({"done": status.done, "failed": status.failed, "skipped": status.skipped})
+        assert +counts == Counter(books.statuses.values()), f"status counts {dict(counts)}, and not the outcomes"
         assert status.pending == 0
-    _nothing_is_forgotten(database, job_id)
-    _the_exports_agree(database, books)
+    _assert_nothing_forgotten(database, job_id)
+    _assert_exports_agree(database, books)
     return status
 
 
-def _nothing_is_forgotten(database: Database, job_id: int) -> None:
-    """No shard of the job runs, and none of another under a lease that lapsed."""
+def _assert_nothing_forgotten(database: Database, job_id: int) -> None:
+    """Assert that no shard of the job runs, and no shard of another job under a lapsed lease."""
     lapsed = or_(Shard.job_id == job_id, Shard.lease_until < db_now())
-    with database.read() as transaction:
-        forgotten = transaction.scalars(select(Shard.id).where(Shard.state == "running", lapsed)).all()
-    assert not forgotten, f"shards that run after the job, or under no lease: {some(forgotten)}"
+    forgotten = database.values(select(Shard.id).where(Shard.state == "running", lapsed))
+    assert not forgotten, f"shards that run after the job, or under no lease: {abbreviate(forgotten)}"
 
 
-def _the_exports_agree(database: Database, books: Books) -> None:
-    done = Counter(row["id"] for row in results(database, books.job.id))
-    others = Counter(row["id"] for row in failures(database, books.job.id) if row["status"] != "rejected")
-    doubled = [key for key, n in (done + others).items() if n > 1]
-    assert not doubled, f"documents that are exported twice: {some(doubled)}"
-    for exported, wanted in ((done, {"done"}), (others, {"failed", "skipped"})):
-        stored = {key for key, content_id in books.contents.items() if books.statuses.get(content_id) in wanted}
+def _assert_exports_agree(database: Database, books: Books) -> None:
+    result_counts = Counter(row["id"] for row in results(database, books.job.id))
+    failure_counts = Counter(row["id"] for row in failures(database, books.job.id) if row["status"] != "rejected")
+    doubled = [key for key, n in (result_counts + failure_counts).items() if n > 1]
+    assert not doubled, f"documents that are exported twice: {abbreviate(doubled)}"
+    for exported, statuses in ((result_counts, {"done"}), (failure_counts, {"failed", "skipped"})):
+        stored = {key for key, content_id in books.contents.items() if books.statuses.get(content_id) in statuses}
         assert set(exported) == stored, (
-            f"{'/'.join(sorted(wanted))}: in the export only {some(set(exported) - stored)}, "
-            f"in the store only {some(stored - set(exported))}"
+            f"{'/'.join(sorted(statuses))}: in the export only {abbreviate(set(exported) - stored)}, "
+            f"in the store only {abbreviate(stored - set(exported))}"
         )
 
 
-def some(names: Iterable[Any]) -> str:
-    """Return the number of names and the first few."""
-    every = sorted(names)
-    return f"{len(every)} ({', '.join(map(str, every[:8]))}{', …' if len(every) > 8 else ''})"
+def abbreviate(names: Iterable[Any]) -> str:
+    """Return a text with the number of names and the first few."""
+    ordered = sorted(names)
+    return f"{len(ordered)} ({', '.join(map(str, ordered[:8]))}{', …' if len(ordered) > 8 else ''})"

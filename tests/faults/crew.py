@@ -20,16 +20,16 @@ from docmill.worker.jobs.errors import UNREACHABLE
 from tests.faults.fleet import Fleet
 from tests.worker.harness import Running, children, command_of, device_children, device_pids, until
 
-OWN_NUMBERS = ("unshare", "--pid", "--fork", "--mount-proc")
+PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 STARTS_AGAIN_S = 1.0
 
 
 @cache
-def own_numbers() -> tuple[str, ...]:
-    """The beginning of a command that runs in a process namespace of its own; nothing where that is not allowed."""
-    if shutil.which(OWN_NUMBERS[0]) is None:
+def pid_namespace() -> tuple[str, ...]:
+    """Return the prefix of a command that runs in a PID namespace of its own; empty where that is not allowed."""
+    if shutil.which(PID_NAMESPACE[0]) is None:
         return ()
-    return OWN_NUMBERS if subprocess.run([*OWN_NUMBERS, "true"], capture_output=True).returncode == 0 else ()
+    return PID_NAMESPACE if subprocess.run([*PID_NAMESPACE, "true"], capture_output=True).returncode == 0 else ()
 
 
 def send(pid: int, number: signal.Signals) -> None:
@@ -39,25 +39,25 @@ def send(pid: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a worker: its exit code, and the time it took to end if it was told to."""
+    """A worker's end: its exit code, and the seconds that it took after a signal."""
 
     place: str
     code: int
-    told: bool
+    was_told: bool
     killed: bool
     was_ready: bool
     took_s: float
 
 
 class WorkerSlot:
-    """A place for one worker. A worker that ended is replaced after a while."""
+    """A place for a worker. When its worker ends, another starts after a while."""
 
     def __init__(self, fleet: Fleet, name: str, *, apart: bool = False, options: Sequence[str] = ()) -> None:
         self.name = name
         self.log = fleet.folder / f"worker-{name}.log"
         self.ends: list[End] = []
-        self._mill = fleet
-        self._within = own_numbers() if apart else ()
+        self._fleet = fleet
+        self._prefix = pid_namespace() if apart else ()
         self._options = options
         self._process: Running | None = None
         self._start_at = 0.0
@@ -69,7 +69,7 @@ class WorkerSlot:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self._process = self._mill.launch(("worker", *self._options), log, log, self._within)
+            self._process = self._fleet.launch(("worker", *self._options), log, log, self._prefix)
         self._told_at, self._killed, self._ready, self._frozen_since_told = None, False, False, False
 
     @property
@@ -77,23 +77,23 @@ class WorkerSlot:
         return self._process is not None and self._process.poll() is None
 
     def supervisor(self) -> int | None:
-        """Its process, by our numbers."""
+        """Return the process id of the worker, as this process sees it; None if it does not run."""
         if self._process is None or self._process.poll() is not None:
             return None
-        return next(iter(children(self._process.pid)), None) if self._within else self._process.pid
+        return next(iter(children(self._process.pid)), None) if self._prefix else self._process.pid
 
     def devices(self) -> list[int]:
         supervisor = self.supervisor()
         if supervisor is None or self._process is None:
             return []
-        return device_children(supervisor) if self._within else device_pids(self._process)
+        return device_children(supervisor) if self._prefix else device_pids(self._process)
 
-    def everybody(self) -> list[int]:
+    def all_pids(self) -> list[int]:
         supervisor = self.supervisor()
         return [] if supervisor is None else [supervisor, *self.devices()]
 
     def kill(self, pids: Sequence[int], again_in_s: float = STARTS_AGAIN_S) -> None:
-        """kill -9."""
+        """Send SIGKILL to these processes."""
         self._killed = self._killed or self.supervisor() in pids
         self._start_at = time.monotonic() + again_in_s
         for pid in pids:
@@ -106,16 +106,14 @@ class WorkerSlot:
             self._thaw_at[pid] = max(time.monotonic() + for_s, self._thaw_at.get(pid, 0.0))
 
     def thaw(self) -> None:
-        """Let everybody go on."""
+        """Let all frozen processes continue."""
         for pid in self._thaw_at:
-            if any(
-                ours in command_of(pid) for ours in (b"docmill", b"docmill.worker.process.device", b"forkserver.py")
-            ):
+            if any(name in command_of(pid) for name in (b"docmill", b"forkserver.py")):
                 send(pid, signal.SIGCONT)
         self._thaw_at.clear()
 
     def tell(self, number: signal.Signals, again_in_s: float = STARTS_AGAIN_S) -> bool:
-        """Have the worker end by a signal; False when it is not yet as far as to hear one."""
+        """Signal the worker to end. Return False if it does not handle signals yet."""
         supervisor = self.supervisor()
         if supervisor is None or not self.devices():
             return False
@@ -127,7 +125,7 @@ class WorkerSlot:
         return True
 
     def tend(self) -> None:
-        """Let those go on whose time is over, and replace a worker that ended."""
+        """Continue processes whose freeze is over, and replace a worker that ended."""
         now = time.monotonic()
         for pid in [pid for pid, at in self._thaw_at.items() if at <= now]:
             del self._thaw_at[pid]
@@ -137,38 +135,38 @@ class WorkerSlot:
             return
         if self._process is not None:
             self.note_end()
-            self._start_at = max(self._start_at, now + STARTS_AGAIN_S if not self.ends[-1].told else 0.0)
+            self._start_at = max(self._start_at, now + STARTS_AGAIN_S if not self.ends[-1].was_told else 0.0)
         if now >= self._start_at:
             self.start()
 
     def note_end(self) -> None:
-        """Keep how a worker ended that has."""
+        """Record how the worker ended."""
         assert self._process is not None
         now = time.monotonic()
-        told = self._told_at is not None
+        was_told = self._told_at is not None
         took_s = now - self._told_at if self._told_at is not None and not self._frozen_since_told else 0.0
-        self.ends.append(End(self.name, self._process.wait(), told, self._killed, self._ready, took_s))
+        self.ends.append(End(self.name, self._process.wait(), was_told, self._killed, self._ready, took_s))
         self._process = None
 
     def finish(self, within_s: float) -> None:
-        """End the worker in peace and for good."""
+        """Drain the worker for good."""
         self.thaw()
         if self.tell(signal.SIGTERM):
             until(lambda: not self.lives, f"the worker {self.name} ends when it is told to", within_s)
             self.note_end()
 
     def abandon(self) -> None:
-        """Leave nothing of it behind."""
+        """Kill all that is left of the worker."""
         self.thaw()
-        self.kill(self.everybody())
+        self.kill(self.all_pids())
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def oddities(self) -> list[str]:
-        """Ends that nobody asked for, or that were not as they should be."""
+        """Return descriptions of unexpected ends."""
         return [
             f"worker {end.place} ended with {end.code}"
             for end in self.ends
             if not end.killed and end.code != 0 and not (end.code == UNREACHABLE and not end.was_ready)
-        ] + [f"worker {end.place} ended by itself" for end in self.ends if end.code == 0 and not end.told]
+        ] + [f"worker {end.place} ended by itself" for end in self.ends if end.code == 0 and not end.was_told]

@@ -31,9 +31,9 @@ _LOSS = 0.02  # the share of packets
 
 
 class BadNetwork:
-    """The namespace `name`. This machine has the address `host`, and what runs there `there`.
+    """The namespace `name`. This machine has the address `host`, and processes in the namespace have `there`.
 
-    Skips the test where it may not be made.
+    Skips the test on machines that do not allow it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,8 +49,8 @@ class BadNetwork:
         self._stack = ExitStack()
 
     @property
-    def within(self) -> tuple[str, ...]:
-        """The beginning of a command that runs in the namespace."""
+    def prefix(self) -> tuple[str, ...]:
+        """The prefix of a command that runs in the namespace."""
         return ("nsenter", f"--net=/run/netns/{self.name}")
 
     def cut(self, for_s: float) -> None:
@@ -114,7 +114,7 @@ class BadNetwork:
 
 
 class Device:
-    """A tun device, whose packets its file gives and takes."""
+    """A tun device. Its packets are read from its file and written to it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -125,7 +125,7 @@ class Device:
             pytest.skip(f"no tun device can be made here: {error}")
 
     def close(self) -> None:
-        """Close it; with its file the device goes."""
+        """Close the file, which removes the device."""
         os.close(self.file)
 
 
@@ -133,5 +133,5 @@ def _run(*command: str) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or error
-        pytest.skip(f"no network namespace can be made here: {said}")
+        reason = getattr(error, "stderr", None) or error
+        pytest.skip(f"no network namespace can be made here: {reason}")

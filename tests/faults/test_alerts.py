@@ -1,4 +1,4 @@
-"""Each alert of `deploy/prometheus` is caused by a fault, does fire, and clears by what the runbook says.
+"""Each alert of `deploy/prometheus` fires after its fault, and clears after the remedy of the runbook.
 
 Workers, exporter, Prometheus, PostgreSQL and Redis are real and the test's own. Prometheus looks each second, and
 `for`, ranges and bounds in the rules are seconds in place of minutes (`quick_rules`).
@@ -30,6 +30,7 @@ from docmill.storage.core.schema import Ingest, PipelineRow, Refusal, db_now
 from tests.fault_points import FAULT, MARKER
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import HOST, PostgresCluster, RedisServer, Server, free_port, missing
+from tests.faults.test_models import TRANSLATE
 from tests.faults.test_unexpected_errors import close, reopen
 from tests.worker.harness import EXAMPLES, ROOT, Running, device_pids, kill_group, until
 
@@ -66,7 +67,7 @@ class Watched:
         until(lambda: self.prometheus.knows(query), f"Prometheus sees {query}", WITHIN_S, 0.5)
 
     def export(self) -> None:
-        """Start the exporter, at the same port each time."""
+        """Start the exporter, always at the same port."""
         self.exporter = self.fleet.start("metrics", "--port", self.exporter_port)
 
     @contextmanager
@@ -82,14 +83,14 @@ def watched(
     fleet = Fleet(tmp_path, restartable, own_redis.url)
     ports = free_port(), free_port()
     with Prometheus(tmp_path / "prometheus", {"docmill": ports[0], "docmill-workers": ports[1]}) as prometheus:
-        found = Watched(
+        watched = Watched(
             fleet, own_redis, own_postgres, prometheus, *ports, fleet.start("metrics", "--port", ports[0])
         )
         try:
-            found.sees("docmill_build_info")
-            yield found
+            watched.sees("docmill_build_info")
+            yield watched
         finally:
-            kill_group(found.exporter)
+            kill_group(watched.exporter)
 
 
 Trial = Callable[[Watched], None]
@@ -171,23 +172,19 @@ def store_refuses(watched: Watched) -> None:
 
 @contextmanager
 def lost_gpu(fleet: Fleet) -> Iterator[None]:
-    """Have the driver's tool list a GPU that torch does not see, in whatever starts within the block."""
+    """Let the driver's tool list a GPU that torch does not see, for processes that start within the block."""
     tool = fleet.folder / "bin" / "nvidia-smi"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\necho 'GPU 0: lost (UUID: GPU-0)'\n")
     tool.chmod(0o755)
-    before = dict(fleet.environment)
-    fleet.environment |= {"PATH": f"{tool.parent}{os.pathsep}{before['PATH']}", "CUDA_VISIBLE_DEVICES": "999"}
-    try:
+    path = f"{tool.parent}{os.pathsep}{fleet.environment['PATH']}"
+    with fleet.variables(PATH=path, CUDA_VISIBLE_DEVICES="999"):
         yield
-    finally:
-        fleet.environment = before
 
 
 @trial
 def device_unusable(watched: Watched) -> None:
-    task = ("--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
-    job = watched.fleet.enqueue("translate", EXAMPLES / "french.jsonl", *task)
+    job = watched.fleet.enqueue(*TRANSLATE)
     with ExitStack() as stack:
         with lost_gpu(watched.fleet):
             stack.enter_context(watched.worker())
@@ -206,14 +203,13 @@ def refused(watched: Watched) -> None:
     model = watched.fleet.folder / "models" / "mine"
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
     watched.fleet.environment["DOCMILL_MODELS_DIR"] = str(model.parent)
-    task = ("--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
-    job = watched.fleet.enqueue("translate", EXAMPLES / "french.jsonl", *task)
+    job = watched.fleet.enqueue(*TRANSLATE, "--model", "mine")
     model.rename(model.with_name("elsewhere"))
     with watched.worker():
         watched.fires("DocmillRefused")
         model.with_name("elsewhere").rename(model)
         refusals = update(Refusal).values(refused_at=0.0)  # they hold for half a minute: moved, not waited for
-        watched.fleet.database.write(lambda transaction: transaction.execute(refusals))
+        watched.fleet.database.execute(refusals)
         watched.fleet.finish(job, WITHIN_S)
         watched.clears("DocmillRefused")
 
@@ -233,11 +229,10 @@ def many_fail(watched: Watched) -> None:
 def reading_stopped(watched: Watched) -> None:
     source = watched.fleet.corpus(numbered(20_000))
     command = ("enqueue", "translate", source, "--model", "null@50000")
-    watched.fleet.environment[FAULT] = "enqueue:kill"
-    assert watched.fleet.start(*command).wait(60) != 0
-    del watched.fleet.environment[FAULT]
+    with watched.fleet.variables(**{FAULT: "enqueue:kill"}):
+        assert watched.fleet.start(*command).wait(60) != 0
     silent = update(Ingest).values(seen_at=db_now() - 60)  # half a minute of silence: moved, not waited for
-    watched.fleet.database.write(lambda transaction: transaction.execute(silent))
+    watched.fleet.database.execute(silent)
     watched.fires("DocmillReadingStopped")
     watched.fleet(*command)
 
@@ -280,7 +275,7 @@ def pipeline_failed(watched: Watched) -> None:
     watched.fleet("pipeline", "add", file)
     source.rename(away)
     night = update(PipelineRow).values(looked_at=db_now() - DAY_S)  # the night is moved, not waited for
-    watched.fleet.database.write(lambda transaction: transaction.execute(night))
+    watched.fleet.database.execute(night)
     with watched.worker():
         watched.fires("DocmillPipelineFailed")
         [run] = watched.fleet.json("pipeline", "history", "nightly")
@@ -291,7 +286,7 @@ def pipeline_failed(watched: Watched) -> None:
 
 
 def kill_device(fleet: Fleet, process: Running) -> None:
-    """kill -9 of the device process of a worker, once it has signed on."""
+    """Kill the device process of a worker with SIGKILL, once it has signed on."""
     [device] = until(lambda: {*device_pids(process)} & {*fleet.live().values()}, "a device process has signed on")
     os.kill(device, signal.SIGKILL)
     until(lambda: device not in device_pids(process), "it is dead")
@@ -311,16 +306,16 @@ def device_process_dies(watched: Watched) -> None:
 
 def quick_rules() -> str:
     """Return the rules with `for`, ranges and bounds in seconds made short. Nothing else is changed."""
-    given = yaml.safe_load(RULES.read_text())
-    for group in given["groups"]:
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"]:
         group["interval"] = "1s"
         for rule in group["rules"]:
             if "for" in rule:
                 rule["for"] = PATIENCE
-            for before, after in (RANGES | SECONDS).items():
-                rule["expr"] = rule["expr"].replace(before, after)
+            for text, replacement in (RANGES | SECONDS).items():
+                rule["expr"] = rule["expr"].replace(text, replacement)
             assert not re.search(r"\[\d+m\]", rule["expr"])
-    return yaml.safe_dump(given)
+    return yaml.safe_dump(rules)
 
 
 class Prometheus(Server):
@@ -356,12 +351,14 @@ class Prometheus(Server):
 
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire now."""
-        return {one["labels"]["alertname"] for one in self._asked("alerts")["alerts"] if one["state"] == "firing"}
+        return {
+            alert["labels"]["alertname"] for alert in self._query("alerts")["alerts"] if alert["state"] == "firing"
+        }
 
     def knows(self, query: str) -> bool:
         """Return True if a query has an answer now."""
-        return bool(self._asked(f"query?{urllib.parse.urlencode({'query': query})}")["result"])
+        return bool(self._query(f"query?{urllib.parse.urlencode({'query': query})}")["result"])
 
-    def _asked(self, what: str) -> Any:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/v1/{what}", timeout=10) as answer:
+    def _query(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/v1/{path}", timeout=10) as answer:
             return json.loads(answer.read())["data"]

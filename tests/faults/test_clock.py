@@ -1,4 +1,4 @@
-"""The clock of the database steps by an hour: nothing is taken from anybody, and nobody waits for an hour."""
+"""The clock of the database steps by an hour: no worker loses a shard, and none waits for an hour."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_clock_that_steps_back_and_forth_takes_no_shard_from_its_holder(fleet:
         for by_s in (HOUR_S, -HOUR_S, -HOUR_S, HOUR_S):
             until(lambda: fleet.states()["running"], "shards run")
             step(fleet, by_s)
-            before = fleet.states()["done"]
-            until(lambda before=before: fleet.states()["done"] > before, "work goes on")  # type: ignore[misc]
+            n_done = fleet.states()["done"]
+            until(lambda n_done=n_done: fleet.states()["done"] > n_done, "work goes on")  # type: ignore[misc]
         fleet.finish(job)
     shards = fleet.shards(Shard.attempt, Shard.lapses, Shard.suspect)
     assert {(row.attempt, row.lapses, row.suspect) for row in shards} == {(1, 0, 0)}

@@ -1,4 +1,4 @@
-"""The figures at default settings: how long it takes until what a fault stopped goes on."""
+"""Times at default settings, from a fault until the work goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from docmill.storage.core.schema import Shard
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
-from tests.faults.crew import WorkerSlot, own_numbers
+from tests.faults.crew import WorkerSlot, pid_namespace
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import PostgresCluster, RedisServer
@@ -49,7 +49,7 @@ def figures() -> Iterator[Figures]:
 
 
 class Rig(Fleet):
-    """A mill at default settings, and its workers."""
+    """A fleet at default settings, and its workers."""
 
     def __init__(
         self, folder: Path, database: Database, queue: RedisServer, url: str | None = None, **more: str
@@ -61,7 +61,7 @@ class Rig(Fleet):
 
     @contextmanager
     def manned(self, n: int = 1, *options: str, apart: bool = False) -> Iterator[list[WorkerSlot]]:
-        """The block has `n` workers, who wait for work."""
+        """Run `n` idle workers for the length of the block."""
         self.places = [WorkerSlot(self, str(i), apart=apart and i > 0, options=options) for i in range(n)]
         try:
             for place in self.places:
@@ -78,8 +78,7 @@ class Rig(Fleet):
             space = str(Path(f"/proc/{pid}/ns/pid").readlink())
             numbers = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
             mine = select(WorkerRow.id).where(WorkerRow.pid == int(numbers[-1]), WorkerRow.pid_space.endswith(space))
-            with self.database.read() as transaction:
-                return transaction.scalars(mine.order_by(WorkerRow.started_at.desc())).first()
+            return self.database.value(mine.order_by(WorkerRow.started_at.desc()))
         return None
 
     def holds(self, place: WorkerSlot) -> bool:
@@ -87,15 +86,12 @@ class Rig(Fleet):
         place.tend()
         return self.owner_at(place) in self.owners()
 
-    def claimed(self, since: float, job: int | None = None) -> bool:
+    def claimed(self, since: float) -> bool:
         """Return True if a shard was claimed after a time (seconds since 1970)."""
-        query = select(func.max(Shard.started_at))
-        with self.database.read() as transaction:
-            return (transaction.scalar(query if job is None else query.where(Shard.job_id == job)) or 0.0) > since
+        return (self.database.value(select(func.max(Shard.started_at))) or 0.0) > since
 
     def finished(self, since: float) -> bool:
-        with self.database.read() as transaction:
-            return (transaction.scalar(select(func.max(Shard.finished_at))) or 0.0) > since
+        return (self.database.value(select(func.max(Shard.finished_at))) or 0.0) > since
 
     def running(self, job: int) -> int:
         return sum(row.state == "running" and row.job_id == job for row in self.shards(Shard.state, Shard.job_id))
@@ -107,35 +103,35 @@ def rig(tmp_path: Path, store: Database, own_redis: RedisServer) -> Rig:
 
 
 class Killed:
-    """Workers that were killed: when, and after how long what they had held was free."""
+    """Workers that were killed, and the seconds after which their shards were free."""
 
     def __init__(self, rig: Rig) -> None:
-        self.since: dict[str, float] = {}  # those who still hold something
+        self.killed_at: dict[str, float] = {}  # those who still hold something
         self.seconds: list[float] = []
         self._rig = rig
 
     def watch(self, for_s: float) -> None:
-        """Look on for so long."""
+        """Watch for so many seconds."""
         end = time.monotonic() + for_s
         while time.monotonic() < end:
             self._look()
 
     def watch_all(self, within_s: float) -> None:
-        """Look on until nobody holds anything."""
+        """Watch until no killed worker holds a shard."""
         end = time.monotonic() + within_s
-        while self.since:
+        while self.killed_at:
             assert time.monotonic() < end, "never claimable"
             self._look()
 
     def _look(self) -> None:
         held = self._rig.owners()
-        self.seconds += [time.monotonic() - self.since.pop(owner) for owner in self.since.keys() - held]
+        self.seconds += [time.monotonic() - self.killed_at.pop(owner) for owner in self.killed_at.keys() - held]
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
-def test_what_a_killed_worker_held_is_claimable_again(rig: Rig, figures: Figures, elsewhere: bool) -> None:
-    if elsewhere and not own_numbers():
+def test_shards_of_a_killed_worker_are_claimable_again(rig: Rig, figures: Figures, elsewhere: bool) -> None:
+    if elsewhere and not pid_namespace():
         pytest.skip("no process may have numbers of its own here")
     rig.give(numbered(60 * SHARD_TEXTS), model=LONG)
     chance = random.Random(1)
@@ -148,14 +144,14 @@ def test_what_a_killed_worker_held_is_claimable_again(rig: Rig, figures: Figures
                 killed.watch(chance.uniform(0, 5))  # at any moment of the upkeep
                 owner = rig.owner_at(victim)
                 assert owner is not None
-                victim.kill(victim.everybody(), 0.0)
-                killed.since[owner] = time.monotonic()
+                victim.kill(victim.all_pids(), 0.0)
+                killed.killed_at[owner] = time.monotonic()
             killed.watch_all(120)
     where = "another machine" if elsewhere else "this machine"
     figures.note(f"kill -9 of a worker … its shards can be claimed ({where} looks)", rig.store, killed.seconds, 75)
 
 
-def test_what_a_killed_device_process_held_is_claimable_again(rig: Rig, figures: Figures) -> None:
+def test_shards_of_a_killed_device_process_are_claimable_again(rig: Rig, figures: Figures) -> None:
     rig.give(numbered(60 * SHARD_TEXTS), model=LONG)
     seconds = []
     with rig.manned() as [place]:
@@ -203,7 +199,7 @@ def test_after_redis_was_killed_shards_are_taken_again(rig: Rig, figures: Figure
     figures.note("Redis killed and up again … shards are taken", rig.store, seconds, 75)
 
 
-def test_after_a_flushall_what_was_queued_is_taken(rig: Rig, figures: Figures) -> None:
+def test_queued_shards_are_taken_after_a_flushall(rig: Rig, figures: Figures) -> None:
     rig.give(numbered(800 * SHARD_TEXTS), model=EASY)
     seconds = []
     with rig.manned():
@@ -261,10 +257,10 @@ def test_a_job_that_is_stopped_leaves_the_device(
         for n in range(3):
             job = rig.give(numbered(50 * SHARD_TEXTS, first=n * 10_000), model="null@100")
             until(lambda: rig.running(job) == THREADS, "every thread has one of its shards", STARTS_S)  # noqa: B023
-            before = place.log.read_text().count("lease_lost")
+            n_lost = place.log.read_text().count("lease_lost")
             act(rig.database, job)
             seconds.append(
-                time_until(lambda: place.log.read_text().count("lease_lost") == before + THREADS, "dropped", 60)  # noqa: B023
+                time_until(lambda: place.log.read_text().count("lease_lost") == n_lost + THREADS, "dropped", 60)  # noqa: B023
             )
     figures.note(f"{act.__name__} … its shards are dropped (their last batch may still end)", rig.store, seconds, 15)
 
@@ -288,14 +284,14 @@ class Figures:
     def __init__(self) -> None:
         self._figures: list[dict[str, Any]] = []
 
-    def note(self, what: str, store: str, seconds: list[float], bound_s: float) -> None:
-        """Keep some measurements, and hold them to their bound."""
-        seconds = [round(one, 2) for one in seconds]
+    def note(self, name: str, store: str, seconds: list[float], bound_s: float) -> None:
+        """Record measurements, and assert that they keep their bound."""
+        seconds = [round(value, 2) for value in seconds]
         median_s, max_s = round(statistics.median(seconds), 2), max(seconds)
-        figure = {"what": what, "store": store, "seconds": seconds, "median_s": median_s, "max_s": max_s}
+        figure = {"what": name, "store": store, "seconds": seconds, "median_s": median_s, "max_s": max_s}
         self._figures.append(figure | {"bound_s": bound_s})
-        print(f"\n| {what} | {store} | {len(seconds)} | {median_s:.1f} | {max_s:.1f} | {bound_s:g} |")
-        assert max_s <= bound_s, f"{what}: {max_s} s and not {bound_s} s"
+        print(f"\n| {name} | {store} | {len(seconds)} | {median_s:.1f} | {max_s:.1f} | {bound_s:g} |")
+        assert max_s <= bound_s, f"{name}: {max_s} s and not {bound_s} s"
 
     def write(self, path: Path) -> None:
         machine = {"system": platform.platform(), "python": platform.python_version()}
@@ -304,8 +300,8 @@ class Figures:
         path.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
 
 
-def time_until(condition: Callable[[], Any], what: str, within_s: float) -> float:
+def time_until(condition: Callable[[], Any], description: str, within_s: float) -> float:
     """Return the seconds until a condition is true."""
     began = time.monotonic()
-    until(condition, what, within_s)
+    until(condition, description, within_s)
     return time.monotonic() - began

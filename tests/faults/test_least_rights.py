@@ -1,4 +1,4 @@
-"""docmill with the users of docs/security.md: what they may do suffices, and nothing of it is too much."""
+"""The users of docs/security.md have the rights that docmill needs, and no others."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ numbers = count(100)  # no number of a document: texts that share one would be n
 
 
 class Store:
-    """A database that was set up as the page says."""
+    """A database that is set up as the page says."""
 
     def __init__(self, cluster: PostgresCluster) -> None:
         self._admin_url = cluster.admin_url
@@ -124,7 +124,7 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_another(
+def test_the_pages_rights_let_one_user_enqueue_a_job_and_another_compute_it(
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
@@ -139,7 +139,7 @@ def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_a
 
 
 def send(redis_url: str, corpus: Path) -> AsyncResult:
-    """Give an order; its result."""
+    """Send an order, and return its result."""
     app = Celery(broker=redis_url, backend=redis_url, set_as_current=False)
     arguments = {"source": str(corpus), "task": "translate", "model": "null"}
     return app.AsyncResult(app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments).id)
@@ -155,19 +155,19 @@ def test_a_worker_without_the_rights_takes_no_order_says_so_and_does_its_other_w
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
-    sent = send(redis_url, corpus)
+    order = send(redis_url, corpus)
     with worker.worker("--device", "cpu"):
         job = admin.enqueue("translate", corpus, "--model", "null")
         admin("status", job, "--wait", code=4)
         assert "takes no orders: the database's user lacks SELECT on replacement" in worker.log("worker")
         [finding] = [each for each in admin.json("doctor", code=1) if each["what"] == "orders"]
         assert finding["detail"] == "1 in the queue; no live worker takes orders"
-        assert sent.state == "PENDING"
-    told = worker("worker", "--device", "cpu", "--lanes", "enqueue", code=3).stderr
-    assert "may take no orders, and has no other lane" in told
+        assert order.state == "PENDING"
+    stderr = worker("worker", "--device", "cpu", "--lanes", "enqueue", code=3).stderr
+    assert "may take no orders, and has no other lane" in stderr
 
 
-def test_with_the_rights_that_orders_take_or_as_the_pages_user_for_them_a_worker_carries_them_out(
+def test_a_worker_with_the_rights_for_orders_carries_them_out(
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
@@ -194,8 +194,8 @@ def test_only_the_owner_changes_the_schema(store: Store, tmp_path: Path, redis_u
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             store.run(store.url(role), "ALTER TABLE shard ADD mine int")
     store.as_owner("DROP SCHEMA public CASCADE")
-    told = docmill(tmp_path, store.url(WORKER), redis_url)("db", "upgrade", code=3)
-    assert "lacks a right: no schema has been selected to create in; docs/security.md" in told.stderr
+    refused = docmill(tmp_path, store.url(WORKER), redis_url)("db", "upgrade", code=3)
+    assert "lacks a right: no schema has been selected to create in; docs/security.md" in refused.stderr
 
 
 def test_a_worker_without_a_right_does_not_start_and_names_all_that_it_lacks(
@@ -204,13 +204,13 @@ def test_a_worker_without_a_right_does_not_start_and_names_all_that_it_lacks(
     store.as_owner(
         f"REVOKE INSERT ON outcome FROM {WORKER}", f"REVOKE USAGE ON SEQUENCE runtime_id_seq FROM {WORKER}"
     )
-    told = docmill(tmp_path, store.url(WORKER), redis_url)("worker", "--device", "cpu", code=3)
-    assert "lacks INSERT on outcome, USAGE on runtime_id_seq" in told.stderr
+    refused = docmill(tmp_path, store.url(WORKER), redis_url)("worker", "--device", "cpu", code=3)
+    assert "lacks INSERT on outcome, USAGE on runtime_id_seq" in refused.stderr
 
 
 def test_the_page_grants_a_worker_what_the_code_asks_for_and_nothing_else(store: Store) -> None:
-    asked = [f"{right} on {name}" for name, several in privileges.worker_rights().items() for right in several]
-    assert store.granted(WORKER) == sorted(asked)
+    required = [f"{right} on {name}" for name, several in privileges.worker_rights().items() for right in several]
+    assert store.granted(WORKER) == sorted(required)
 
 
 def test_a_run_that_a_worker_has_no_right_to_carry_out_fails_with_that_reason(
@@ -254,50 +254,52 @@ def test_a_worker_can_neither_read_a_pipelines_file_nor_change_what_it_reads_or_
 @pytest.mark.parametrize("takes_each_away", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_rights_of_the_page_suffice_and_each_is_needed(store: Store, role: str, takes_each_away: bool) -> None:
     owner, database = store.open(OWNER), store.open(role)
-    errands: Callable[[Database, Database], None] = {WORKER: work, ADMIN: steer}[role]
-    errands(owner, database)
-    errands(owner, database)
+    exercise: Callable[[Database, Database], None] = {WORKER: work, ADMIN: steer}[role]
+    exercise(owner, database)
+    exercise(owner, database)
     for granted in store.granted(role) if takes_each_away else ():
         right, _, name = granted.partition(" on ")
-        what = f"{right} ON {'SEQUENCE ' if right == 'USAGE' else ''}{name}"
-        store.as_owner(f"REVOKE {what} FROM {role}")
+        privilege = f"{right} ON {'SEQUENCE ' if right == 'USAGE' else ''}{name}"
+        store.as_owner(f"REVOKE {privilege} FROM {role}")
         with pytest.raises(RightMissing, match=rf"lacks a right: permission denied for (table|sequence) {name};"):
-            errands(owner, database)
-        store.as_owner(f"GRANT {what} TO {role}")
+            exercise(owner, database)
+        store.as_owner(f"GRANT {privilege} TO {role}")
     owner.close()
     database.close()
 
 
 def spec() -> Spec:
-    """One that was never there."""
+    """Return a new spec."""
     return Spec("translate", "marian", f"sha256:{next(numbers)}")
 
 
-def after(first: Spec, *, corpus: str) -> JobRequest:
-    """A job with a limit on its cost, in which other steps read what the first one puts out, one with metadata."""
+def chained_request(first: Spec, *, corpus: str) -> JobRequest:
+    """Return a request with a limit of cost, whose later steps read the output of the first, one with metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
-    told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
+    prompted = StepRequest(
+        "told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first"
+    )
     rescuing = EscalationRequest(Spec("translate", "large", "sha256:0"), Doubt.parse(["failed"]))
-    steps = (StepRequest("first", first, escalation=rescuing, leaves_out="near-duplicates"), second, told)
+    steps = (StepRequest("first", first, escalation=rescuing, leaves_out="near-duplicates"), second, prompted)
     account = Account(max_cost=1e9, prices={"marian": (1.0, 1.0)})
     return JobRequest(corpus=corpus, source="a.jsonl", steps=steps, account=account)
 
 
 def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:
-    """Fail at the first shard. Of the others, the first output is a new text, and the rest was there before."""
+    """Return a function that fails the first shard. The others put out a new text, then texts that are known."""
     claims = count()
 
     def outcomes(claim: Claim) -> list[Outcome]:
         if next(claims) == 0:
             return failed(claim)
         texts = [f"put out in round {n} by {claim.shard_id}", *["put out in every round"] * len(claim.texts)]
-        return [replace(one, text=text) for one, text in zip(done(claim), texts, strict=False)]
+        return [replace(outcome, text=text) for outcome, text in zip(done(claim), texts, strict=False)]
 
     return outcomes
 
 
 def steer(owner: Database, admin: Database) -> None:
-    """All that an admin's commands do to the store."""
+    """Do all that an admin's commands do to the store."""
     migrations.require_current(admin)
     n = next(numbers)
     computed = spec()
@@ -309,7 +311,7 @@ def steer(owner: Database, admin: Database) -> None:
     with admin.read() as transaction:
         lookups.vector_length(transaction, 1)
     owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
-    read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
+    read(admin, chained_request(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
     read(admin, request("a.jsonl", corpus=f"computed {n}", spec=prompted), numbered(3))
     for text in ("", "again"):
@@ -320,12 +322,12 @@ def steer(owner: Database, admin: Database) -> None:
     pipelines.remove(admin, f"p{n}")
     keyed = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec(), key=IdempotencyKey(f"run {n}", {}))
     assert jobs.open_job(admin, keyed).id == jobs.open_job(admin, keyed).id
-    asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
+    job_request = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
-    read(admin, asked, twice, chunk=1, stop_after=2)
-    job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
+    read(admin, job_request, twice, chunk=1, stop_after=2)
+    job = read(admin, job_request, twice, chunk=1, stop_after=1)  # now the first version contends with the second
     ingest.end(admin, job, ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")]))
-    assert replacements.substitute_specs(admin, asked.corpus, asked.steps) == asked.steps
+    assert replacements.substitute_specs(admin, job_request.corpus, job_request.steps) == job_request.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, size=1)).repeats == 2
     changing = request(f"{n} changed.jsonl", corpus=f"corpus {n}", spec=spec())
     read(admin, changing, [("k0", f"the first of the cluster, changed in round {n}")])
@@ -340,7 +342,7 @@ def steer(owner: Database, admin: Database) -> None:
     assert len(list(failures(admin, job.id))) == 1
     for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
         act(admin, job.id)
-    forget(owner, admin, n, after(computed, corpus=f"computed {n}"))
+    forget(owner, admin, n, chained_request(computed, corpus=f"computed {n}"))
 
 
 def clusters_of_corpus(transaction: Transaction, corpus_id: int) -> set[tuple[int, int]]:
@@ -348,11 +350,11 @@ def clusters_of_corpus(transaction: Transaction, corpus_id: int) -> set[tuple[in
     return {(corpus_id, first_id) for first_id in transaction.scalars(of_corpus)}
 
 
-def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
-    """Forget a run of long ago with its job, the records that were rejected and the texts that its steps had met."""
+def forget(owner: Database, admin: Database, n: int, job_request: JobRequest) -> None:
+    """Forget an old run with its job, rejected records and step texts."""
     pipelines.put(admin, f"old{n}", "/x.toml", "", None)
     for _ in range(2):  # the last one stays
-        job = read(admin, asked, numbered(3))
+        job = read(admin, job_request, numbered(3))
         ingest.add(admin, job, records([]), [Rejection("line 9", "no JSON")])
         jobs.cancel(admin, job.id)
         pipelines.note(admin, pipelines.begin(admin, f"old{n}", "me", 60.0), "done", job_id=job.id)
@@ -362,20 +364,20 @@ def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
 
 def end_long_ago(owner: Database) -> None:
     for table in (Ingest, Job, PipelineRun):
-        ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
-        owner.write(lambda transaction, ended=ended: transaction.execute(ended))  # type: ignore[misc]
+        query = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
+        owner.write(lambda transaction, query=query: transaction.execute(query))  # type: ignore[misc]
 
 
 def work(owner: Database, worker: Database) -> None:
-    """All that a worker does to the store, with jobs that others made."""
+    """Do all that a worker does to the store, with jobs of others."""
     n = next(numbers)
     owner.write(lambda transaction: transaction.execute(update(Shard).values(state="done")))  # what a refusal left
-    read(owner, after(spec(), corpus=f"corpus {n}"), numbered(4, first=4 * n))
+    read(owner, chained_request(spec(), corpus=f"corpus {n}"), numbered(4, first=4 * n))
     pipelines.put(owner, f"p{n}", "/x.toml", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
     migrations.require_current(worker)
     for due_at in (1.0, 2.0):
-        found = next(found for found in pipelines.scheduled(worker) if found.name == f"p{n}")
-        run_id = pipelines.fire(worker, found, due_at)
+        pipeline = next(pipeline for pipeline in pipelines.scheduled(worker) if pipeline.name == f"p{n}")
+        run_id = pipelines.fire(worker, pipeline, due_at)
         assert run_id in pipelines.hand_out(worker)
         assert pipelines.is_any_open(worker)
         pipelines.let_go_all(worker, "me")
@@ -404,9 +406,9 @@ def work(owner: Database, worker: Database) -> None:
 
 
 def fail(owner: Database, worker: Database, n: int) -> None:
-    """A job that ends since too many of its texts failed."""
-    asked = replace(request(f"failing {n}.jsonl", corpus=f"failing {n}", spec=spec()), max_failures=0.0)
-    job = read(owner, asked, numbered(1, first=10**6 * n))
+    """Stop a job by too many failures."""
+    job_request = replace(request(f"failing {n}.jsonl", corpus=f"failing {n}", spec=spec()), max_failures=0.0)
+    job = read(owner, job_request, numbered(1, first=10**6 * n))
     claim = claim_next(worker, "me")
     runtime = {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}}
     shards.commit(worker, claim, failed(claim), runtime)
@@ -428,13 +430,13 @@ def review(admin: Database, job: int) -> None:
 
 
 def serve_batches(admin: Database) -> None:
-    """All that the Batch API does to tables of its own."""
+    """Do all that the Batch API does to its own tables."""
     name = f"key {next(numbers)}"
     key = keys.find_key(admin, keys.add_key(admin, name, weight=1))
     assert key is not None
-    written = stored_files.FileWriter(admin, name, "a.jsonl", stored_files.INPUT, 60.0)
-    written.write(b"line\n")
-    file = stored_files.add_file(admin, key, written, None)
+    writer = stored_files.FileWriter(admin, name, "a.jsonl", stored_files.INPUT, 60.0)
+    writer.write(b"line\n")
+    file = stored_files.add_file(admin, key, writer, None)
     arguments = {"endpoint": "/v1/embeddings", "input_file_id": file.id, "completion_window": "24h", "n_lines": 1}
     batch = stored_batches.create_batch(admin, key, arguments, 60.0, None)
     held = stored_batches.hold(admin, batch.id, "me", 60.0)

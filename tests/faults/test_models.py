@@ -17,7 +17,7 @@ from docmill.worker.submit.options import Request
 from tests.faults.fleet import Fleet
 from tests.worker.harness import EXAMPLES, until
 
-FRENCH = EXAMPLES / "french.jsonl"
+TRANSLATE = ("translate", EXAMPLES / "french.jsonl", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
 
 
 def lose(model: Path) -> None:
@@ -45,8 +45,7 @@ def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
     models = fleet.folder / "models"
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", models / "mine")
     fleet.environment["DOCMILL_MODELS_DIR"] = str(models)
-    task = ("--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
-    job = fleet.enqueue("translate", FRENCH, *task)
+    job = fleet.enqueue(*TRANSLATE, "--model", "mine")
     damage(models / "mine")
     with fleet.worker():
         until(lambda: "blocked" in (fleet.json("status", job)["waiting_for"] or ""), "the job is blocked")
@@ -57,14 +56,14 @@ def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
             shutil.rmtree(models / "mine")
             shutil.copytree(EXAMPLES / "models" / "marian-ddtp", models / "mine")
             # A refusal holds for half a minute: that time is moved, not waited for.
-            fleet.database.write(lambda transaction: transaction.execute(update(Refusal).values(refused_at=0.0)))
+            fleet.database.execute(update(Refusal).values(refused_at=0.0))
             fleet.finish(job)
 
 
 def leave_a_layer_out(model: Path) -> None:
     weights = load_file(model / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if "encoder.layers.1." not in name}
-    save_file(kept, model / "model.safetensors", {"format": "pt"})
+    remaining = {name: weight for name, weight in weights.items() if "encoder.layers.1." not in name}
+    save_file(remaining, model / "model.safetensors", {"format": "pt"})
 
 
 def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_stored(fleet: Fleet) -> None:
@@ -72,11 +71,10 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_
     for model in (whole, cut):
         shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
     leave_a_layer_out(cut)
-    task = ("--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
-    said = fleet("enqueue", "translate", FRENCH, *task, "--model", cut, code=2).stderr
-    assert "lack 16 weights that translate computes with, such as model.encoder.layers.1." in said
+    stderr = fleet("enqueue", *TRANSLATE, "--model", cut, code=2).stderr
+    assert "lack 16 weights that translate computes with, such as model.encoder.layers.1." in stderr
     assert fleet.json("jobs") == []
-    fleet.enqueue("translate", FRENCH, *task, "--model", whole)
+    fleet.enqueue(*TRANSLATE, "--model", whole)
 
 
 # One text of every batch, with whatever library computes in the place of the model's own code.
@@ -106,8 +104,7 @@ def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_f
         assert "backend_taken_out backend=openvino" in fleet.log("worker")
     assert (status.done, status.failed) == (40, 0)
     assert all(np.isfinite(result["vector"]).all() for result in fleet.results(job))
-    with fleet.database.read() as transaction:
-        used = set(transaction.scalars(select(Runtime.backend)))
+    used = set(fleet.database.values(select(Runtime.backend)))
     assert "openvino, then transformers" in used
     assert used <= {"openvino", "openvino, then transformers", "transformers"}  # some were stored before
     (note,) = (fleet.folder / "home" / "cache" / "backends").glob("*.json")

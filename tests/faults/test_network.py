@@ -10,17 +10,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
-from docmill.storage import migrations
-from docmill.storage.core.database import Database
 from docmill.storage.results.results import results
 from tests.faults.campaign import seed_of_this_run
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.network import BadNetwork
 from tests.faults.proxy import Proxy
 from tests.faults.servers import HOST, PostgresCluster, RedisServer, open_folder
-from tests.kinds import KINDS
+from tests.kinds import new_store
 from tests.worker.harness import kill_group, until
 
 PAUSE_S = 1.0
@@ -32,13 +29,13 @@ FOR_EVER_S = 3600.0
 def network() -> Iterator[BadNetwork]:
     seed = seed_of_this_run()
     print(f"DOCMILL_TEST_SEED={seed}")
-    with BadNetwork(seed) as made:
-        yield made
+    with BadNetwork(seed) as network:
+        yield network
 
 
 @pytest.fixture
 def far_postgres(network: BadNetwork) -> Iterator[PostgresCluster]:
-    """A PostgreSQL that is reached over the network: no proxy answers for a client that is gone."""
+    """A PostgreSQL that clients reach over the network, without a proxy that answers for a client that is gone."""
     with open_folder() as folder:
         server = PostgresCluster(folder / "cluster", options=(f"listen_addresses={HOST},{network.host}",))
         server.trust(network.host)
@@ -64,7 +61,7 @@ def test_nothing_is_lost_over_a_network_that_drops_packets(
         workers = []
         for n in range(2):
             log = stack.enter_context((tmp_path / f"worker-{n}.log").open("wb"))
-            workers.append(fleet.launch(("worker",), log, log, network.within))
+            workers.append(fleet.launch(("worker",), log, log, network.prefix))
             stack.callback(kill_group, workers[-1])
         until(lambda: len(fleet.live()) == 2, "both workers are ready")
         over = time.monotonic() + seconds
@@ -88,16 +85,16 @@ def test_nothing_is_lost_over_a_network_that_drops_packets(
 def test_the_server_ends_the_session_of_a_client_that_the_network_took_away(
     tmp_path: Path, far_postgres: PostgresCluster, own_redis: RedisServer, network: BadNetwork
 ) -> None:
-    """A server's own default is two hours."""
+    """A server's own default would be two hours."""
 
     def sessions() -> int:
         with psycopg.connect(far_postgres.admin_url) as connection:
-            counted = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s"
-            [(n,)] = connection.execute(counted, [network.there]).fetchall()
+            query = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s"
+            [(n,)] = connection.execute(query, [network.there]).fetchall()
         return int(n)
 
     with far_fleet(tmp_path, far_postgres, own_redis, network) as fleet, (tmp_path / "worker.log").open("wb") as log:
-        worker = fleet.launch(("worker",), log, log, network.within)
+        worker = fleet.launch(("worker",), log, log, network.prefix)
         try:
             until(lambda: len(fleet.live()) == 1 and sessions() > 0, "it is ready")
             network.cut(FOR_EVER_S)
@@ -108,19 +105,13 @@ def test_the_server_ends_the_session_of_a_client_that_the_network_took_away(
 
 @contextmanager
 def far_fleet(folder: Path, server: PostgresCluster, queue: RedisServer, network: BadNetwork) -> Iterator[Fleet]:
-    """Workers of this fleet reach the store's server and the queue over the network."""
-    database = Database(server.create(), pool_size=12, kinds=KINDS)
-    migrations.upgrade(database)
-    fleet = Fleet(folder, database, queue.url, lease_s=10)
-    url = make_url(fleet.environment["DOCMILL_DATABASE_URL"]).set(host=network.host)
-    with Proxy(queue.port, network.host) as proxy:
-        fleet.environment |= {
-            "DOCMILL_DATABASE_URL": url.render_as_string(hide_password=False),
-            "DOCMILL_REDIS_URL": f"redis://{network.host}:{proxy.port}/0",
-            "DOCMILL_DATABASE_ANSWER_S": "2",
-        }
+    """A fleet whose workers reach the database and the queue over the network."""
+    with new_store(server.create(), pool_size=12) as database, Proxy(queue.port, network.host) as proxy:
+        fleet = Fleet(folder, database, queue.url, lease_s=10)
+        fleet.set_database_url(host=network.host)
+        redis_url = f"redis://{network.host}:{proxy.port}/0"
+        fleet.environment |= {"DOCMILL_REDIS_URL": redis_url, "DOCMILL_DATABASE_ANSWER_S": "2"}
         yield fleet
-    database.close()
 
 
 def open_jobs(fleet: Fleet, jobs: dict[int, list[str]]) -> list[int]:

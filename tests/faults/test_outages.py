@@ -1,4 +1,4 @@
-"""A store that is away, and machines that are suspended, for longer than a lease: nobody is blamed."""
+"""A store that is away, and machines that are suspended, for longer than a lease: no document fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 
 import pytest
-from sqlalchemy.engine import make_url
 
 from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
@@ -33,25 +32,23 @@ def proxy(fleet: Fleet) -> Iterator[Proxy | None]:
     if fleet.database.server is None:
         yield None
         return
-    url = make_url(fleet.environment["DOCMILL_DATABASE_URL"])
-    assert url.port is not None
-    with Proxy(url.port) as proxy:
-        through = url.set(host="127.0.0.1", port=proxy.port)
-        fleet.environment["DOCMILL_DATABASE_URL"] = through.render_as_string(hide_password=False)
+    assert fleet.database.url.port is not None
+    with Proxy(fleet.database.url.port) as proxy:
+        fleet.set_database_url(host="127.0.0.1", port=proxy.port)
         yield proxy
 
 
 @contextmanager
 def outage(fleet: Fleet, proxy: Proxy | None) -> Iterator[None]:
-    """Nobody but the test can write to the store: a server that refuses everybody, a file that another one writes."""
+    """Make the store unwritable: a server refuses every connection, a file is locked by another writer."""
     if proxy is not None:
         with proxy.refusing():
             yield
         return
-    with closing(sqlite3.connect(str(fleet.database.url.database), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(str(fleet.database.url.database), isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
         yield
-        other.execute("ROLLBACK")
+        writer.execute("ROLLBACK")
 
 
 def check_books(fleet: Fleet, job: int, outages: int) -> None:
@@ -62,12 +59,12 @@ def check_books(fleet: Fleet, job: int, outages: int) -> None:
     # What was stored of a shard when its lease lapsed is a shard of its own, which nobody claimed.
     assert max(row.attempt for row in shards) == 1
     # A claim raises the fence, and so does a shard's being taken away.
-    again = sum((row.fence - 1) // 2 for row in shards)
-    assert again <= outages * THREADS, "nothing is computed again but what was in flight"
+    n_recomputed = sum((row.fence - 1) // 2 for row in shards)
+    assert n_recomputed <= outages * THREADS, "nothing is computed again but what was in flight"
 
 
 def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -> None:
-    """Hold a fault until a lease lapses in it. Where the shards in flight ended as it began, try it again."""
+    """Hold a fault until a lease lapses. If the shards in flight ended before, try again."""
     while not fleet.lapsed():
         until(lambda: fleet.states()["running"], "a shard is in flight before the fault")
         with fault():
@@ -77,7 +74,7 @@ def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -
 
 
 @OUTAGES
-def test_outages_of_the_store_longer_than_a_lease_fail_nobody(
+def test_outages_of_the_store_longer_than_a_lease_fail_no_document(
     fleet: Fleet, proxy: Proxy | None, outages: int, tokens_per_s: int
 ) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model=f"null@{tokens_per_s}")
@@ -89,7 +86,7 @@ def test_outages_of_the_store_longer_than_a_lease_fail_nobody(
 
 
 @OUTAGES
-def test_suspended_machines_fail_nobody(fleet: Fleet, outages: int, tokens_per_s: int) -> None:
+def test_suspended_machines_fail_no_document(fleet: Fleet, outages: int, tokens_per_s: int) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model=f"null@{tokens_per_s}")
     with fleet.worker() as worker:
         for n in range(outages):
@@ -114,10 +111,10 @@ def signal_all(worker: Running, number: signal.Signals) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_an_exporter_that_starts_without_a_database_says_so_until_there_is_one(fleet: Fleet, proxy: Proxy) -> None:
     def metrics() -> str:
-        told = re.search(r"Metrics: (\S+)", fleet.log("metrics"))
-        if told is None:
+        match = re.search(r"Metrics: (\S+)", fleet.log("metrics"))
+        if match is None:
             return ""
-        with urllib.request.urlopen(told[1], timeout=60) as answer:
+        with urllib.request.urlopen(match[1], timeout=60) as answer:
             return str(answer.read().decode())
 
     with ExitStack() as stack:

@@ -36,13 +36,13 @@ model = "null@3000"
 """
 
 
-def past(url: str, server_port: int) -> str:
-    """A database's URL without the pooler."""
+def url_past_pooler(url: str, server_port: int) -> str:
+    """Return a database's URL without the pooler."""
     return make_url(url).set(drivername="postgresql", port=server_port).render_as_string(hide_password=False)
 
 
-def through(url: str, pooler: PgBouncer) -> str:
-    """A database's URL by way of the pooler, without options for sessions, which it takes from nobody."""
+def url_through(url: str, pooler: PgBouncer) -> str:
+    """Return a database's URL through the pooler, without options for sessions, which the pooler refuses."""
     return make_url(url).set(port=pooler.port, query={}).render_as_string(hide_password=False)
 
 
@@ -54,11 +54,11 @@ def bouncer(own_postgres: PostgresCluster) -> Iterator[PgBouncer]:
 
 @pytest.fixture
 def fleet(tmp_path: Path, own_postgres: PostgresCluster, bouncer: PgBouncer, redis_url: str) -> Iterator[Fleet]:
-    """docmill's processes go by way of the pooler, the test itself goes past it."""
+    """A fleet behind the pooler. The test itself goes past it."""
     url = own_postgres.create()
     database = Database(url, pool_size=12, kinds=KINDS)
     fleet = Fleet(tmp_path, database, redis_url)
-    fleet.environment["DOCMILL_DATABASE_URL"] = through(url, bouncer)
+    fleet.environment["DOCMILL_DATABASE_URL"] = url_through(url, bouncer)
     yield fleet
     database.close()
 
@@ -89,36 +89,36 @@ def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transactio
     fleet("corpus", "rm", "steps", "--yes")
 
 
-def test_doctor_says_that_a_pooler_stands_between(fleet: Fleet, own_postgres: PostgresCluster) -> None:
+def test_doctor_names_the_pooler(fleet: Fleet, own_postgres: PostgresCluster) -> None:
     fleet("db", "upgrade")
     url = fleet.environment["DOCMILL_DATABASE_URL"]
 
-    def found(url: str) -> dict[str, Diagnosis]:
+    def diagnose(url: str) -> dict[str, Diagnosis]:
         settings = load_settings(home=fleet.folder / "home", database_url=url)
         return {finding.what: finding for finding in doctor.look_at_database(settings)}
 
-    pooler = found(url)["pooler"]
+    pooler = diagnose(url)["pooler"]
     assert pooler.ok
     assert "each transaction may get another session" in pooler.detail
     assert "maintenance_work_mem" in pooler.advice
-    assert "pooler" not in found(past(url, own_postgres.port))
+    assert "pooler" not in diagnose(url_past_pooler(url, own_postgres.port))
 
 
 @pytest.mark.long
-def test_sessions_that_are_pooled_whole_are_found_out(own_postgres: PostgresCluster) -> None:
+def test_a_pooler_of_whole_sessions_is_recognized(own_postgres: PostgresCluster) -> None:
     with (
         open_folder() as folder,
         PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode="session") as server,
-        closing(Database(through(own_postgres.create(), server), kinds=KINDS)) as database,
+        closing(Database(url_through(own_postgres.create(), server), kinds=KINDS)) as database,
     ):
         assert describe_pooling(database) == "a connection keeps its session of the server"
 
 
-def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pooler_gave_it(
+def test_a_slow_statement_behind_a_pooler_is_probed_and_left_alone(
     own_postgres: PostgresCluster, bouncer: PgBouncer
 ) -> None:
     url = own_postgres.create()
-    database = Database(through(url, bouncer), patience=Patience(answer_s=0.5), kinds=KINDS)
+    database = Database(url_through(url, bouncer), patience=Patience(answer_s=0.5), kinds=KINDS)
     database.write(lambda transaction: transaction.exec_driver_sql("CREATE TABLE wanted (n int)"))
     tries: list[int] = []
 
@@ -133,8 +133,8 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
         beside.execute("LOCK TABLE wanted")
         waiting = threading.Thread(target=partial(database.write, work))
         waiting.start()
-        before = logins()
-        until(lambda: logins() >= before + 4, "the server is asked again and again")
+        n_logins = logins()
+        until(lambda: logins() >= n_logins + 4, "the server is asked again and again")
     waiting.join(60)
     assert not waiting.is_alive()
     assert tries == [1]
@@ -146,14 +146,14 @@ def test_an_index_of_vectors_is_made_and_used_behind_a_pgbouncer(tmp_path: Path,
     port = make_url(pgvector_url).port
     assert port is not None
     with open_folder() as folder, PgBouncer(folder / "pgbouncer", port) as server:
-        docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": through(pgvector_url, server)})
+        docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": url_through(pgvector_url, server)})
         (tmp_path / "corpus.jsonl").write_text("".join(f'{{"id": "k{i}", "text": "text {i}"}}\n' for i in range(40)))
         docmill("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "books")
         assert docmill.json("index", "add", "books") == {"spec": 1, "added": 40}
         assert docmill.json("search", "books", "text 7")["hits"][0]["id"] == "k7"
-        with psycopg.connect(past(pgvector_url, port)) as beside:
+        with psycopg.connect(url_past_pooler(pgvector_url, port)) as beside:
             locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
             assert beside.execute(locks).fetchone() == (0,), "no session was left with a lock"
         for _ in range(6):  # each session of the pooler in turn
-            with psycopg.connect(through(pgvector_url, server).replace("+psycopg", "")) as one:
-                assert one.execute("SHOW plan_cache_mode").fetchone() == ("auto",), "nothing was left set"
+            with psycopg.connect(url_through(pgvector_url, server).replace("+psycopg", "")) as connection:
+                assert connection.execute("SHOW plan_cache_mode").fetchone() == ("auto",), "nothing was left set"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy.engine import make_url
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
@@ -30,10 +29,9 @@ def fleet(tmp_path: Path, restartable: Database, redis_url: str) -> Fleet:
 
 @pytest.fixture
 def proxy(fleet: Fleet, own_postgres: PostgresCluster) -> Iterator[Proxy]:
-    """Between docmill's processes and the database; the test itself goes past it."""
+    """A proxy between docmill's processes and the database. The test itself goes past it."""
     with Proxy(own_postgres.port) as proxy:
-        url = make_url(fleet.environment["DOCMILL_DATABASE_URL"]).set(port=proxy.port)
-        fleet.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        fleet.set_database_url(port=proxy.port)
         yield proxy
 
 
@@ -54,7 +52,7 @@ def test_a_database_that_is_restarted_hard_delays_the_work_and_loses_none(
 
 @pytest.mark.parametrize("when", list(Cut), ids=["before", "after"])
 @pytest.mark.parametrize("having", [OUTCOMES, CLAIM], ids=["results", "claim"])
-def test_a_commit_whose_answer_nobody_heard_is_settled_by_reading_and_nothing_is_computed_again(
+def test_a_commit_whose_answer_was_lost_is_settled_by_reading_and_nothing_is_recomputed(
     fleet: Fleet, proxy: Proxy, having: bytes, when: Cut
 ) -> None:
     job = fleet.give(numbered(4 * SHARD_TEXTS))
@@ -75,8 +73,8 @@ def test_an_enqueue_whose_connection_is_cut_around_a_commit_stores_every_documen
     path = fleet.corpus(numbered(3000))
     for when in Cut:
         proxy.cut_at_commit(when, having=b"COPY document")
-        done = fleet.json("enqueue", "translate", path, "--model", "null", "--corpus", when.name)
-        assert done["documents"] == 3000
+        enqueued = fleet.json("enqueue", "translate", path, "--model", "null", "--corpus", when.name)
+        assert enqueued["documents"] == 3000
     assert proxy.cuts == 2
     planned = Counter[int]()
     for shard in fleet.shards(Shard.job_id, Shard.contents):
@@ -99,8 +97,8 @@ def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_
     with fleet.worker(fault="computed:hang@3"):
         until(fleet.strikes, "one shard is computed, and not committed")
         proxy.lose_all()
-        before = renewed_until()
-        until(lambda: renewed_until() > before, "leases are renewed or shards claimed over new connections")
+        lease_end = renewed_until()
+        until(lambda: renewed_until() > lease_end, "leases are renewed or shards claimed over new connections")
         fleet.release()
         fleet.finish(job)
     shards = fleet.shards(Shard.attempt, Shard.lapses)
@@ -125,10 +123,10 @@ def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
         finally:
             if command.poll() is None:
                 command.send_signal(signal.SIGKILL)
-    told = fleet.log(str(arguments[0]))
-    assert "cannot reach the database" in told
-    assert "silent" in told
-    assert "Traceback" not in told
+    log = fleet.log(str(arguments[0]))
+    assert "cannot reach the database" in log
+    assert "silent" in log
+    assert "Traceback" not in log
 
 
 def waits_for_a_lock(database: Database) -> bool:
@@ -139,7 +137,7 @@ def waits_for_a_lock(database: Database) -> bool:
         return bool(transaction.exec_driver_sql(query).scalar_one())
 
 
-def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_database_is_there(
+def test_shards_that_could_not_be_given_back_are_free_without_suspicion_when_the_database_is_back(
     tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, redis_url: str
 ) -> None:
     fleet = Fleet(tmp_path, restartable, redis_url, lease_s=600)

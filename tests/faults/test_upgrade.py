@@ -1,4 +1,4 @@
-"""The schema is brought to the next release's while workers of this one work, and both go on.
+"""The schema is upgraded to the next release's while workers of this release work, and both go on.
 
 The next release is a copy of this one with one more migration and a table that has its column.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, text, update
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
@@ -20,6 +18,7 @@ from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.worker.jobs.errors import UNREACHABLE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.storage.builders import sign_on
 from tests.worker.harness import DEADLINE_S, copy_packages, device_pids, until
 
 NEXT = "9999"
@@ -54,15 +53,6 @@ def next_release(tmp_path: Path) -> Path:
     return folder
 
 
-@contextmanager
-def using(fleet: Fleet, release: Path) -> Iterator[None]:
-    """Commands that are started within the block are that release's."""
-    before = fleet.environment
-    fleet.environment = {**before, "PYTHONPATH": str(release)}
-    yield
-    fleet.environment = before
-
-
 def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_them(
     fleet: Fleet, next_release: Path
 ) -> None:
@@ -71,7 +61,7 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
     with fleet.worker(fault="computed:hang@2") as old:
         until(lambda: fleet.states()["done"], "it has finished a shard")
         until(fleet.strikes, "it holds a shard that it has computed")
-        with using(fleet, next_release):
+        with fleet.variables(PYTHONPATH=str(next_release)):
             assert "run `docmill db upgrade`" in fleet("jobs", code=UNREACHABLE).stderr
             assert fleet.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
             fleet.release()
@@ -79,36 +69,30 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
         try:
             with fleet.worker():  # of the old release, started after the upgrade
                 until(lambda: len(fleet.live()) == 3, "old and new workers are ready")
-                everybody = fleet.live()
+                workers = fleet.live()
                 [child] = device_pids(old)
                 os.kill(child, signal.SIGKILL)
-                until(lambda: set(fleet.live()) - set(everybody), "the old worker starts its device process again")
-                everybody |= fleet.live()
-                again = fleet.give(numbered(n, first=n), model="null@4000")
+                until(lambda: set(fleet.live()) - set(workers), "the old worker starts its device process again")
+                workers |= fleet.live()
+                second_job = fleet.give(numbered(n, first=n), model="null@4000")
                 fleet.finish(job)
-                fleet.finish(again)
+                fleet.finish(second_job)
         finally:
             new_one.send_signal(signal.SIGQUIT)
             assert new_one.wait(DEADLINE_S) == 0
-    worked = {row.owner for row in fleet.shards(Shard.owner)}
-    assert worked >= set(everybody) - {owner for owner, pid in everybody.items() if pid == child}, "somebody sat idle"
+    owners = {row.owner for row in fleet.shards(Shard.owner)}
+    assert owners >= set(workers) - {owner for owner, pid in workers.items() if pid == child}, "somebody sat idle"
     assert fleet.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
     with fleet.database.read() as transaction:
-        stored = transaction.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
-        assert tuple(stored) == (2 * n, 2 * n)
+        counts = transaction.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
+        assert tuple(counts) == (2 * n, 2 * n)
 
 
 def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
     restartable: Database, tmp_path: Path, next_release: Path
 ) -> None:
     fleet = Fleet(tmp_path, restartable, None)
-    restartable.write(
-        lambda transaction: transaction.execute(
-            insert(WorkerRow).values(
-                id="one", host="h", pid=1, device="cpu", lanes=[], slots=1, version="1", started_at=0.0, seen_at=0.0
-            )
-        )
-    )
+    sign_on(restartable, "one")
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER%'")
 
     def waits() -> bool:
@@ -117,12 +101,12 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
 
     with restartable.read() as reader:
         reader.execute(select(WorkerRow)).all()
-        with using(fleet, next_release):
+        with fleet.variables(PYTHONPATH=str(next_release)):
             upgrade = fleet.start("db", "upgrade")
         until(waits, "the upgrade waits for the reader")
         alive = update(WorkerRow).values(seen_at=db_now())
         for _ in range(20):  # behind the upgrade they would wait until the reader ends, which it does after them
-            restartable.write(lambda transaction: transaction.execute(alive))
+            restartable.execute(alive)
         assert upgrade.poll() is None
     assert upgrade.wait(60) == 0, fleet.log("db")
     assert migrations.current(restartable) == NEXT

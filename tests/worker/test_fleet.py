@@ -27,7 +27,7 @@ TASKS = (
 
 
 @pytest.fixture(scope="module")
-def of_embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
+def embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """The results of `docmill run` for each of the tasks."""
     embedded = Docmill(tmp_path_factory.mktemp("embedded"), {})
     for task in TASKS:
@@ -35,9 +35,7 @@ def of_embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict
     return [embedded.results(job) for job in (1, 2, 3)]
 
 
-def test_a_fleet_gives_what_the_embedded_run_gives(
-    fleet: Docmill, of_embedded_runs: list[list[dict[str, Any]]]
-) -> None:
+def test_a_fleet_gives_what_the_embedded_run_gives(fleet: Docmill, embedded_runs: list[list[dict[str, Any]]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     fleet.environment |= {"DOCMILL_LOG_FORMAT": "json", "DOCMILL_METRICS_PORT": str(port)}
@@ -48,19 +46,19 @@ def test_a_fleet_gives_what_the_embedded_run_gives(
         texts = sum(fleet.json("status", job)["done"] for job in jobs)
         until(lambda: committed_texts(port) == texts, "the worker has counted its texts")
     events = [json.loads(line) for line in fleet.log("worker").splitlines() if line.startswith("{")]
-    ended = [event for event in events if event.get("event") == "shard_done"]
-    assert {event["job"] for event in ended} == {*jobs}
-    assert sum(event["outcomes"] for event in ended) == texts
-    for source, results in zip((FRENCH, DESCRIPTIONS, DESCRIPTIONS), of_embedded_runs, strict=True):
+    done_events = [event for event in events if event.get("event") == "shard_done"]
+    assert {event["job"] for event in done_events} == {*jobs}
+    assert sum(event["outcomes"] for event in done_events) == texts
+    for source, results in zip((FRENCH, DESCRIPTIONS, DESCRIPTIONS), embedded_runs, strict=True):
         records = [json.loads(line) for line in source.read_text().splitlines()[: len(results)]]
         assert [result["id"] for result in results] == [record["id"] for record in records]
         assert [result["meta"] for result in results] == [
             {name: value for name, value in record.items() if name not in {"id", "text"}} for record in records
         ]
-    translated, summarised, embedded = zip(of_embedded_runs, map(fleet.results, jobs), strict=True)
-    for one, other in (translated, summarised):
-        assert len(one) == 16
-        assert [result["text"] for result in one] == [result["text"] for result in other]
+    translated, summarised, embedded = zip(embedded_runs, map(fleet.results, jobs), strict=True)
+    for of_run, of_fleet in (translated, summarised):
+        assert len(of_run) == 16
+        assert [result["text"] for result in of_run] == [result["text"] for result in of_fleet]
     vectors, same_vectors = (np.array([result["vector"] for result in results]) for results in embedded)
     assert vectors.shape == (60, 384)
     np.testing.assert_allclose(vectors, same_vectors, atol=1e-5)

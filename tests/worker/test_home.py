@@ -1,4 +1,4 @@
-"""The home: nobody but its user looks into it, whatever command made it."""
+"""Only its user can read a home, whatever command made it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PARAMS = {"source_lang": "fr", "target_lang": "en", "window_tokens": 100}
 @pytest.fixture(autouse=True)
 def open_umask() -> Iterator[None]:
     """The umask of a user who hides nothing."""
-    before = os.umask(0)
+    old_umask = os.umask(0)
     yield
-    os.umask(before)
+    os.umask(old_umask)
 
 
 def mode(path: Path) -> int:
@@ -41,18 +41,18 @@ def home_of(docmill: Docmill) -> Path:
 def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
     docmill = Docmill(tmp_path, {"DOCMILL_HOME": str(tmp_path / "new" / "home")})
     docmill("models", "check", "marian-ddtp")
-    made = [home_of(docmill), *(path for path in home_of(docmill).rglob("*") if path.is_dir())]
+    folders = [home_of(docmill), *(path for path in home_of(docmill).rglob("*") if path.is_dir())]
     assert (home_of(docmill) / "cache").is_dir()
-    assert {mode(path) for path in made} == {0o700}
+    assert {mode(path) for path in folders} == {0o700}
 
 
-def test_what_passed_a_look_at_a_model_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
+def test_a_rehearsal_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
     pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path / "elsewhere"))
     require_possible(settings, [Spec("translate", pinned.model, pinned.revision, params=PARAMS)])
-    made = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
-    assert settings.cache_dir / "rehearsed" in made
-    assert {mode(path) for path in made} == {0o700}
+    folders = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
+    assert settings.cache_dir / "rehearsed" in folders
+    assert {mode(path) for path in folders} == {0o700}
 
 
 def test_a_store_and_its_journals_are_read_by_their_user_alone(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_a_store_and_its_journals_are_read_by_their_user_alone(tmp_path: Path) -
     database = Database(f"sqlite:///{file}")
     upgrade(database)
     with database.read():
-        found = {path.name: mode(path) for path in file.parent.iterdir()}
+        modes = {path.name: mode(path) for path in file.parent.iterdir()}
     database.close()
-    assert found == {"docmill.db": 0o600, "docmill.db-wal": 0o600, "docmill.db-shm": 0o600}
+    assert modes == {"docmill.db": 0o600, "docmill.db-wal": 0o600, "docmill.db-shm": 0o600}
     assert mode(file.parent) == 0o700
 
 
@@ -77,6 +77,6 @@ def test_doctor_names_a_store_elsewhere_that_others_can_read(tmp_path: Path) -> 
     assert list(look_at_rights(settings)) == []
 
 
-def test_a_home_is_made_by_what_needs_it_and_not_by_reading_the_settings(tmp_path: Path) -> None:
+def test_reading_the_settings_makes_no_home(tmp_path: Path) -> None:
     load_settings(home=tmp_path / "home")
     assert not (tmp_path / "home").exists()

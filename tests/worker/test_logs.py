@@ -15,12 +15,12 @@ def line(message: object, *values: object, logger: str = "docmill.shard", exc_in
     record = logging.getLogger(logger).makeRecord(
         logger, logging.WARNING, "f.py", 1, message, values, exc_info, **more
     )
-    written = logs.formatter(logs.JSON, worker="host:cpu:1").format(record)
-    assert "\n" not in written
-    found = json.loads(written)
-    assert found.pop("time").endswith("+00:00")
-    assert (found.pop("level"), found.pop("logger"), found.pop("worker")) == ("warning", logger, "host:cpu:1")
-    return dict(found)
+    text = logs.formatter(logs.JSON, worker="host:cpu:1").format(record)
+    assert "\n" not in text
+    fields = json.loads(text)
+    assert fields.pop("time").endswith("+00:00")
+    assert (fields.pop("level"), fields.pop("logger"), fields.pop("worker")) == ("warning", logger, "host:cpu:1")
+    return dict(fields)
 
 
 def test_the_fields_of_an_event_keep_their_names_and_types() -> None:
@@ -33,32 +33,32 @@ def test_the_fields_of_an_event_keep_their_names_and_types() -> None:
 
 
 def test_a_librarys_sentence_stays_whole() -> None:
-    said = "Task %s took %.1f s: 50%% more"
-    found = line(said, "a", 2.0, logger="celery.worker")
-    assert found == {"message": "Task a took 2.0 s: 50% more"}
+    template = "Task %s took %.1f s: 50%% more"
+    fields = line(template, "a", 2.0, logger="celery.worker")
+    assert fields == {"message": "Task a took 2.0 s: 50% more"}
 
 
 def test_a_traceback_is_one_field() -> None:
     try:
         raise ValueError("no")
     except ValueError as error:
-        found = line("shard_failed shard=%d", 3, exc_info=(ValueError, error, error.__traceback__))
-    assert found["event"] == "shard_failed"
-    assert found["exception"].splitlines()[-1] == "ValueError: no"
+        fields = line("shard_failed shard=%d", 3, exc_info=(ValueError, error, error.__traceback__))
+    assert fields["event"] == "shard_failed"
+    assert fields["exception"].splitlines()[-1] == "ValueError: no"
 
 
 def test_events_of_a_thread_name_the_job_that_it_works_on() -> None:
     with logs.working_on(job=4, shard=9):
         assert line("keep_waits error=%s", "x") == {"event": "keep_waits", "error": "x", "job": 4, "shard": 9}
-        others: list[dict[str, Any]] = []
-        thread = threading.Thread(target=lambda: others.append(line("engine.died")))
+        events: list[dict[str, Any]] = []
+        thread = threading.Thread(target=lambda: events.append(line("engine.died")))
         thread.start()
         thread.join()
-        assert others == [{"event": "engine.died"}]
+        assert events == [{"event": "engine.died"}]
     assert line("engine.died") == {"event": "engine.died"}
 
 
-def test_text_is_the_form_unless_json_is_asked_for() -> None:
+def test_the_log_is_text_unless_json_is_chosen() -> None:
     record = logging.getLogger("docmill.x").makeRecord("docmill.x", 20, "f.py", 1, "job_ended job=%d", (3,), None)
     assert logs.formatter(logs.TEXT, worker="w").format(record).endswith(" INFO docmill.x job_ended job=3")
 

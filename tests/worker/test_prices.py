@@ -31,19 +31,19 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_cost_is_that_of_the_tokens_read_and_written(file: Path) -> None:
     file.write_text(FILE)
-    found = prices.parse(file)
-    assert found == Prices({"openai:small": Price(0.25, 2.0), "openai:vectors": Price(1.0, 0.0)}, "USD")
+    table = prices.parse(file)
+    assert table == Prices({"openai:small": Price(0.25, 2.0), "openai:vectors": Price(1.0, 0.0)}, "USD")
     uses = [("openai:small", 2_000_000, 1_000_000), ("openai:vectors", 500_000, 0), ("minilm", 9, 9)]
-    assert found.cost(uses) == Cost(3.0, "USD")
-    assert str(found.cost(uses)) == "3.00 USD"
-    assert str(found.cost([("openai:small", 400, 30)])) == "0.00016 USD"
-    assert str(found.cost([("openai:small", 100, 0)])) == "0.000025 USD"
+    assert table.cost(uses) == Cost(3.0, "USD")
+    assert str(table.cost(uses)) == "3.00 USD"
+    assert str(table.cost([("openai:small", 400, 30)])) == "0.00016 USD"
+    assert str(table.cost([("openai:small", 100, 0)])) == "0.000025 USD"
 
 
 def test_a_served_model_without_a_price_is_named_and_others_cost_nothing() -> None:
-    known = Prices().of_model("openai:small", Price.parse("1"))
-    assert known.cost([("minilm", 5, 5)]) is None
-    cost = known.cost([("openai:small", 1_000_000, 7), ("openai:big", 5, 5), ("openai:unused", 0, 0)])
+    table = Prices().of_model("openai:small", Price.parse("1"))
+    assert table.cost([("minilm", 5, 5)]) is None
+    cost = table.cost([("openai:small", 1_000_000, 7), ("openai:big", 5, 5), ("openai:unused", 0, 0)])
     assert cost == Cost(1.0, "", ("openai:big",))
     assert str(cost) == "1.00 (without openai:big, which has no price)"
 
@@ -81,7 +81,7 @@ def test_a_limit_of_cost_needs_a_price_and_those_of_all_served_models(file: Path
     small, local, big = (Spec("generate", name, "1") for name in ("openai:small", "minilm", "openai:big"))
     limit = limit_cost(settings, 2.5, [small, local], "batch b")
     assert (limit.max_cost, limit.budget, limit.prices["openai:small"]) == (2.5, "batch b", (0.25, 2.0))
-    for specs, named in (([small, big], "openai:big"), ([local], "minilm")):
-        with pytest.raises(WorkerError, match=f"needs the price of {named}; write a table"):
+    for specs, model in (([small, big], "openai:big"), ([local], "minilm")):
+        with pytest.raises(WorkerError, match=f"needs the price of {model}; write a table"):
             limit_cost(settings, 2.5, specs)
         assert limit_cost(settings, None, specs).max_cost is None

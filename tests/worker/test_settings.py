@@ -1,4 +1,4 @@
-"""Settings come from options, the environment and .env, and everything wrong with them is said at once."""
+"""Settings come from options, the environment and .env, and their errors are reported together."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
         raise OSError(EIO, "Input/output error")
 
     (tmp_path / ".env").touch()
-    for read, reason in ((refuse, "Permission denied"), (fail, "Input/output error")):
-        monkeypatch.setattr("docmill.worker.settings.dotenv_values", read)
+    for reader, reason in ((refuse, "Permission denied"), (fail, "Input/output error")):
+        monkeypatch.setattr("docmill.worker.settings.dotenv_values", reader)
         with pytest.raises(WorkerError, match=rf"^\.env cannot be read: {reason}"):
             load_settings()
 

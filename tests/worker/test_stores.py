@@ -1,4 +1,4 @@
-"""The embedded queue goes with what started it."""
+"""The embedded queue ends with its process."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def mill(store: Path) -> Iterator[docmill.Mill]:
 
 
 @pytest.fixture(scope="module")
-def done(mill: docmill.Mill) -> docmill.Job:
+def ended_job(mill: docmill.Mill) -> docmill.Job:
     """A job that has ended, with a document that was skipped and a record that was rejected."""
     mill.run(["one", "", "three", None], "embed", corpus="numbers", **NULL)
     return mill.job(mill.jobs()[0].id)
@@ -61,7 +61,7 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
 
 
 @pytest.mark.timeout(60)
-def test_a_run_offers_again_what_a_lost_queue_had_of_its_job_although_others_work(
+def test_a_run_offers_shards_of_its_job_again_after_a_queue_was_lost_although_others_work(
     mill: docmill.Mill, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "GRACE_S", 3_600.0)
@@ -101,50 +101,50 @@ def test_waiting_leaves_the_event_loop_free(mill: docmill.Mill) -> None:
     assert asyncio.run(waited()).state == "cancelled"
 
 
-def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> None:
-    rows = done.results(with_input=True)
+def test_the_results_of_a_job_come_lazily_and_as_a_table(ended_job: docmill.Job) -> None:
+    rows = ended_job.results(with_input=True)
     assert next(rows)["input"] == "one"
     assert next(rows)["id"] == "2"
-    table = done.to_arrow()
+    table = ended_job.to_arrow()
     assert table.column_names[:3] == ["id", "task", "vector"]
     assert table["id"].to_pylist() == ["0", "2"]
-    assert done.to_arrow(with_input=True)["input"].to_pylist() == ["one", "three"]
+    assert ended_job.to_arrow(with_input=True)["input"].to_pylist() == ["one", "three"]
     assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
-    frame = done.to_pandas()
+    frame = ended_job.to_pandas()
     assert list(frame["id"]) == ["0", "2"]
     assert len(frame["vector"][0]) == table.schema.field("vector").type.list_size
-    assert [one["status"] for one in done.failures()] == ["skipped", "rejected"]
-    assert done.retry() == 0
+    assert [failure["status"] for failure in ended_job.failures()] == ["skipped", "rejected"]
+    assert ended_job.retry() == 0
 
 
 def test_results_that_were_removed_are_refused(mill: docmill.Mill, monkeypatch: pytest.MonkeyPatch) -> None:
     job = mill.enqueue(["never done"], "embed", **NULL)
     status = job.status()
-    done = replace(status, state="done", steps=(replace(status.steps[0], done=1),))
-    monkeypatch.setattr(job, "status", lambda: done)
-    for use in (job.results, job.to_arrow):
+    ended = replace(status, state="done", steps=(replace(status.steps[0], done=1),))
+    monkeypatch.setattr(job, "status", lambda: ended)
+    for act in (job.results, job.to_arrow):
         with pytest.raises(docmill.Error, match="were removed since"):
-            use()
+            act()
 
 
 def test_a_limit_of_a_job_s_cost_is_a_finite_number_above_0(mill: docmill.Mill) -> None:
     job = mill.enqueue(["never done"], "embed", **NULL)
-    for limit, said in ((0.0, "must be above 0."), (math.nan, "finite"), (math.inf, "finite")):
-        with pytest.raises(docmill.Error, match=f"--max-cost .*{said}"):
+    for limit, message in ((0.0, "must be above 0."), (math.nan, "finite"), (math.inf, "finite")):
+        with pytest.raises(docmill.Error, match=f"--max-cost .*{message}"):
             job.resume(max_cost=limit)
 
 
 def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -> None:
     with docmill.connect(store=tmp_path, device="cpu") as mill:
         job = mill.enqueue(["a text"], "embed", **NULL)
-    for use in (mill.jobs, job.status, job.cancel):
+    for act in (mill.jobs, job.status, job.cancel):
         with pytest.raises(docmill.Error, match="is closed; open another"):
-            use()
+            act()
 
 
-def test_a_job_and_its_results_outlive_the_name_of_their_mill(store: Path, done: docmill.Job) -> None:
-    job = docmill.connect(store=store).job(done.id)
-    rows = docmill.connect(store=store).job(done.id).results()
+def test_a_job_and_its_results_outlive_the_name_of_their_mill(store: Path, ended_job: docmill.Job) -> None:
+    job = docmill.connect(store=store).job(ended_job.id)
+    rows = docmill.connect(store=store).job(ended_job.id).results()
     assert (job.status().state, len([*rows])) == ("done", 2)
     job.database.close()
 
@@ -179,16 +179,16 @@ def test_runs_in_a_with_block_share_a_device_process_which_ends_with_it(
 
 
 def test_a_run_whose_coroutine_is_cancelled_is_interrupted_and_the_same_call_continues_it(tmp_path: Path) -> None:
-    read = threading.Event()
+    reading_began = threading.Event()
 
     def documents() -> Iterator[str]:
         yield "A text."
-        read.set()
+        reading_began.set()
         yield from (f"Text {number}." for number in range(2_000))
 
     async def cancelled(mill: docmill.Mill) -> None:
         running = asyncio.create_task(mill.run_async(documents(), "embed", corpus="texts", model="null"))
-        await asyncio.to_thread(read.wait)
+        await asyncio.to_thread(reading_began.wait)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -202,7 +202,7 @@ def test_a_run_whose_coroutine_is_cancelled_is_interrupted_and_the_same_call_con
         assert [job.id for job in mill.jobs()] == [status.id]
 
 
-def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill, done: docmill.Job) -> None:
+def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill, ended_job: docmill.Job) -> None:
     hits = mill.search("numbers", "three", top=1, passages=False)
     assert [(hit.id, hit.text, hit.meta) for hit in hits] == [("2", "three", {})]
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
@@ -235,7 +235,7 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
     ],
 )
 def test_an_argument_of_a_wrong_type_or_size_is_refused_in_words(
-    mill: docmill.Mill, done: docmill.Job, call: Callable[[Any], object], says: str
+    mill: docmill.Mill, ended_job: docmill.Job, call: Callable[[Any], object], says: str
 ) -> None:
     with pytest.raises(docmill.Error, match=says):
         call(mill)
@@ -255,7 +255,7 @@ def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path)
     file.write_text(f'name = "notes"\n[corpus]\nsource = "{tmp_path}/notes.jsonl"\n{step}[output]\nview = false\n')
     assert mill.pipelines.add(file) == "notes"
     job = mill.pipelines.run(file, progress=False)
-    assert [one["id"] for one in job.results()] == ["n"]
+    assert [result["id"] for result in job.results()] == ["n"]
     [listed] = mill.pipelines.list()
     [run] = mill.pipelines.history("notes")
     assert (listed["name"], listed["last_run"], run["job"], run["state"]) == ("notes", run, job.id, "done")
@@ -289,12 +289,12 @@ def test_the_same_call_on_a_fleet_is_computed_by_its_workers(fleet: Docmill, dat
 
 
 def test_the_same_idempotency_key_is_the_same_job_of_the_same_documents(mill: docmill.Mill) -> None:
-    given: dict[str, Any] = {**NULL, "idempotency_key": "flow 7"}
-    job = mill.enqueue(["a text"], "embed", **given)
+    options: dict[str, Any] = {**NULL, "idempotency_key": "flow 7"}
+    job = mill.enqueue(["a text"], "embed", **options)
     job.cancel()
-    assert mill.enqueue(["a text"], "embed", **given).id == job.id
+    assert mill.enqueue(["a text"], "embed", **options).id == job.id
     assert mill.enqueue(iter(["a text"]), "embed", **NULL | {"idempotency_key": "flow 8"}).id != job.id
     with pytest.raises(docmill.Error, match=r"the source python \w+ then, python \w+ now"):
-        mill.enqueue(["another"], "embed", **given)
+        mill.enqueue(["another"], "embed", **options)
     with pytest.raises(docmill.Error, match="no option idempotency_key"):
-        mill.run(["a text"], "embed", **given)
+        mill.run(["a text"], "embed", **options)

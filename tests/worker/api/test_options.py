@@ -53,6 +53,6 @@ def test_an_option_has_the_type_that_it_has_on_the_command_line(name: str) -> No
     field = DECLARED[name]
     annotation: Any = field.annotation
     model = create_model("Model", value=(annotation, field))
-    written = Options.__annotations__[name].__forward_arg__
-    wanted = names_of(model.model_json_schema()["properties"]["value"]) | {"None"}
-    assert {*written.replace('"', "'").split(" | ")} == wanted
+    declared = Options.__annotations__[name].__forward_arg__
+    expected = names_of(model.model_json_schema()["properties"]["value"]) | {"None"}
+    assert {*declared.replace('"', "'").split(" | ")} == expected

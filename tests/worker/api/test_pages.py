@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from docmill.worker.process import device_start
-from docs.outputs import NEEDS, fences
+from docs.outputs import programs
 from tests.worker.harness import EXAMPLES, ROOT, forked_device_with_models, share_conversions
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with few of the examples' documents, and a store, which are those of this process meanwhile."""
+    """A folder with a few of the examples' documents and a store, which this process uses for the module's tests."""
     folder = tmp_path_factory.mktemp("notebook")
     share_conversions(folder / "home")
     with (EXAMPLES / "descriptions.jsonl").open() as lines:
@@ -69,8 +69,7 @@ def test_the_notebook_embeds_classifies_and_searches_in_fewer_than_ten_lines_wit
 
 def test_the_programs_of_the_page_about_python_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    for fence in fences(ROOT / "docs" / "python.md"):
-        if fence.language == "python" and not fence.title.startswith(NEEDS):
-            exec(compile(fence.text, "python.md", "exec"), names)
+    for program in programs(ROOT / "docs" / "python.md"):
+        exec(compile(program, "python.md", "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) == 4  # three hits and a job
     assert {len(vector) for vector in names["frame"]["vector"]} == {384}

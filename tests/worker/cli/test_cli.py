@@ -22,16 +22,16 @@ DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 
 def _commands() -> list[tuple[str, click.Command]]:
     context = click.Context(docmill)
-    found: list[tuple[str, click.Command]] = []
+    commands: list[tuple[str, click.Command]] = []
     for name in all_commands():
         command = docmill.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
             inner = [(member, command.get_command(context, member)) for member in command.list_commands(context)]
-            found += [(f"{name} {member}", sub) for member, sub in inner if sub is not None]
+            commands += [(f"{name} {member}", sub) for member, sub in inner if sub is not None]
         else:
-            found.append((name, command))
-    return found
+            commands.append((name, command))
+    return commands
 
 
 @pytest.mark.parametrize(("name", "command"), _commands())
@@ -75,27 +75,27 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
     ],
 )
 def test_bad_usage_and_bad_input_exit_with_2(call: Call, arguments: tuple[Any, ...], says: str) -> None:
-    done = call(*arguments, code=2)
-    assert says in done.err
-    assert done.out == ""
+    output = call(*arguments, code=2)
+    assert says in output.err
+    assert output.out == ""
 
 
 def test_a_hub_that_cannot_be_reached_exits_with_3(embedded: Docmill) -> None:
-    done = embedded("run", "embed", DESCRIPTIONS, "--model", "no-such/model-anywhere", code=3)
-    assert "no-such/model-anywhere" in done.stderr
+    refused = embedded("run", "embed", DESCRIPTIONS, "--model", "no-such/model-anywhere", code=3)
+    assert "no-such/model-anywhere" in refused.stderr
 
 
 def test_a_server_that_cannot_be_reached_ends_with_3_and_its_password_is_kept(tmp_path: Path) -> None:
     docmill = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://:c4nary@127.0.0.1:1/0"})
-    done = docmill("run", "embed", DESCRIPTIONS, code=3)
-    assert "cannot reach Redis" in done.stderr
-    assert "c4nary" not in done.stderr + done.stdout
+    refused = docmill("run", "embed", DESCRIPTIONS, code=3)
+    assert "cannot reach Redis" in refused.stderr
+    assert "c4nary" not in refused.stderr + refused.stdout
 
 
 def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: Path) -> None:
     fresh = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": f"sqlite:///{tmp_path}/new/fresh.db"})
-    said = fresh("jobs", code=3).stderr
-    assert f"there is no file {tmp_path}/new/fresh.db; correct DOCMILL_DATABASE_URL, or make the file with" in said
+    stderr = fresh("jobs", code=3).stderr
+    assert f"there is no file {tmp_path}/new/fresh.db; correct DOCMILL_DATABASE_URL, or make the file with" in stderr
     assert not (tmp_path / "new").exists()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "fresh.db").touch()
@@ -108,14 +108,14 @@ def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: 
 def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     names = {model["name"]: model for model in embedded.json("models", "list")}
     assert names["minilm"]["default_for"] == "embed"
-    found = embedded("models", "check", "marian-ddtp").stdout
-    assert "MarianMTModel" in found
-    assert "translate" in found
-    found = embedded("models", "check", "entities-ddtp").stdout
-    assert "model      minilm with the adapter entities-ddtp" in found
-    assert "suits      entities" in found
-    found = embedded("models", "check", "minilm").stdout
-    assert "suits      summarize, embed, classify with --labels" in found
+    stdout = embedded("models", "check", "marian-ddtp").stdout
+    assert "MarianMTModel" in stdout
+    assert "translate" in stdout
+    stdout = embedded("models", "check", "entities-ddtp").stdout
+    assert "model      minilm with the adapter entities-ddtp" in stdout
+    assert "suits      entities" in stdout
+    stdout = embedded("models", "check", "minilm").stdout
+    assert "suits      summarize, embed, classify with --labels" in stdout
     assert embedded.json("models", "check", "minilm")["with_options"] == {"classify": "labels"}
 
 
@@ -126,7 +126,7 @@ def test_a_part_of_a_model_is_not_listed_as_a_model(
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").write_text("{}")
     monkeypatch.setenv("DOCMILL_MODELS_DIR", str(tmp_path))
-    assert [one["name"] for one in json.loads(call("models", "list", "--json").out)][-1] == "org/bge"
+    assert [model["name"] for model in json.loads(call("models", "list", "--json").out)][-1] == "org/bge"
 
 
 def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
@@ -149,7 +149,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
     assert (len(piped.stdout), piped.stderr, piped.returncode) == (10, b"", 0)
 
 
-def test_a_full_disk_below_stdout_is_said_and_a_closed_pipe_is_no_error(embedded: Docmill) -> None:
+def test_a_full_disk_under_stdout_is_reported_and_a_closed_pipe_is_no_error(embedded: Docmill) -> None:
     embedded.environment.pop("PYTHONUNBUFFERED", None)
     full = _shell(embedded, f"{DOCMILL} jobs --json >/dev/full")
     assert (full.stderr, full.returncode) == (b"docmill: cannot write the output: No space left on device\n", 2)
@@ -157,7 +157,7 @@ def test_a_full_disk_below_stdout_is_said_and_a_closed_pipe_is_no_error(embedded
     assert (closed.stderr, closed.returncode) == (b"", 0)
 
 
-def test_a_full_disk_below_stderr_ends_no_run(embedded: Docmill) -> None:
+def test_a_full_disk_under_stderr_ends_no_run(embedded: Docmill) -> None:
     embedded.environment["DOCMILL_LOG_LEVEL"] = "debug"  # device processes write there, too
     run = f"{DOCMILL} run embed {DESCRIPTIONS} --model null --limit 8"
     assert _shell(embedded, f"{run} 2>/dev/full").returncode == 0

@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def indexing(tmp_path: Path, pgvector_url: str) -> Docmill:
-    """A PostgreSQL with pgvector, and a queue of the command's own."""
+    """A docmill on a PostgreSQL with pgvector, with an embedded queue."""
     return Docmill(tmp_path, {"DOCMILL_DATABASE_URL": pgvector_url})
 
 

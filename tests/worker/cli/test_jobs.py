@@ -34,11 +34,11 @@ def test_an_idempotency_key_has_one_job_that_a_repeat_reports(call: Call, write_
     assert call(*keyed, "--json").json()["id"] == 1
     write_corpus([])  # not read any more
     call("cancel", 1)
-    again = call(*keyed, "--json").json()
-    assert (again["id"], again["repeated"], again["state"], again["counts"]["new"]) == (1, True, "cancelled", 1)
-    said = call(*keyed, "--wait", code=1)
-    assert said.out == "1\n"
-    assert said.err.splitlines()[0] == "Job 1 (cancelled) has the key run 1 already. Nothing was read."
+    job = call(*keyed, "--json").json()
+    assert (job["id"], job["repeated"], job["state"], job["counts"]["new"]) == (1, True, "cancelled", 1)
+    output = call(*keyed, "--wait", code=1)
+    assert output.out == "1\n"
+    assert output.err.splitlines()[0] == "Job 1 (cancelled) has the key run 1 already. Nothing was read."
     refused = call(*keyed, "--limit", 5, code=2)
     assert "--limit not given then, 5 now. Give the same arguments, or another key" in refused.err
 
@@ -74,10 +74,10 @@ def test_a_run_ends_at_its_max_cost_and_goes_on_with_a_higher_one(embedded: Docm
     assert (status["state"], status["done"]) == ("done", 2_000)
 
 
-def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(call: Call) -> None:
+def test_an_unknown_job_is_refused_with_the_command_that_lists_jobs(call: Call) -> None:
     for wrong in ("x", "0", "1.5"):
-        said = f"'{wrong}' is not a job number; `docmill jobs` lists the jobs"
-        assert said in " ".join(call("status", wrong, "--wait", code=2).err.split())
+        message = f"'{wrong}' is not a job number; `docmill jobs` lists the jobs"
+        assert message in " ".join(call("status", wrong, "--wait", code=2).err.split())
     assert "there is no job 7; `docmill jobs` lists them" in call("status", 7, "--wait", code=2).err
 
 

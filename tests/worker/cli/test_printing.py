@@ -39,9 +39,9 @@ def test_a_console_prints_no_character_that_a_terminal_obeys(capsys: pytest.Capt
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE))
     consoles.paper.print(table, Text(HOSTILE), HOSTILE)
-    printed = capsys.readouterr().out
-    assert not {*printed} & MARKS
-    assert "red" in printed
+    out = capsys.readouterr().out
+    assert not {*out} & MARKS
+    assert "red" in out
 
 
 def test_json_lines_keep_their_value_and_have_no_control_character() -> None:
@@ -82,17 +82,17 @@ def test_a_hostile_corpus_name_is_shown_as_text(call: Call, write_corpus: Callab
     name = f"[/b][cpu]{HOSTILE}"
     call("enqueue", "summarize", write_corpus([{"id": "1", "text": "one"}]), "--corpus", name)
     for command in (("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", name)):
-        shown = call(*command).out
-        assert "[/b][cpu]" in shown
-        assert not {*shown} & MARKS
+        out = call(*command).out
+        assert "[/b][cpu]" in out
+        assert not {*out} & MARKS
 
 
 def test_a_hostile_field_name_in_an_error_is_shown_as_text(call: Call, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", HOSTILE: "one"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    said = call("enqueue", "summarize", corpus, code=2).err
-    assert "red" in said
-    assert not {*said} & MARKS
+    stderr = call("enqueue", "summarize", corpus, code=2).err
+    assert "red" in stderr
+    assert not {*stderr} & MARKS
 
 
 def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_the_ids_themselves(

@@ -23,12 +23,12 @@ def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embe
     assert "no longer has" not in embedded("run", "translate", folder, *TRANSLATE).stderr
     (folder / "1.txt").unlink()
     (folder / "2.txt").write_text("another letter")
-    one = "1 document that the source no longer has stays in the corpus (1.txt): read it with --prune to mark it"
-    assert one in embedded("run", "translate", folder, *TRANSLATE).stderr
+    message = "1 document that the source no longer has stays in the corpus (1.txt): read it with --prune to mark it"
+    assert message in embedded("run", "translate", folder, *TRANSLATE).stderr
     for n in (2, 3, 4):
         (folder / f"{n}.txt").unlink()
-    said = embedded("run", "translate", folder, *TRANSLATE).stderr
-    assert "4 documents that the source no longer has stay in the corpus (1.txt, 3.txt, 4.txt and 1 more)" in said
+    stderr = embedded("run", "translate", folder, *TRANSLATE).stderr
+    assert "4 documents that the source no longer has stay in the corpus (1.txt, 3.txt, 4.txt and 1 more)" in stderr
     assert embedded.json("status", 3)["not_pruned"].startswith("4 documents that the source no longer has")
     assert "4 vanished" in embedded("run", "translate", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
     assert "no longer has" not in embedded("run", "translate", folder, *TRANSLATE).stderr

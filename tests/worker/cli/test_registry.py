@@ -24,19 +24,19 @@ def test_every_number_and_every_name_of_a_list_is_refused_in_words_and_with_the_
     refused = 0
     for parameter in _parameters(docmill):
         type_ = parameter.type
-        for one in type_.types if isinstance(type_, click.Tuple) else [type_]:
-            if one.name in {"n", "number"}:
-                written, expected = (
+        for value_type in type_.types if isinstance(type_, click.Tuple) else [type_]:
+            if value_type.name in {"n", "number"}:
+                value, expected = (
                     "high",
                     r"^'high' is not a (whole |job )?number( (from|of at least|above) |;|$)",
                 )
-            elif isinstance(one, click.Choice):
-                written, expected = f"{one.choices[0]}x", f"Did you mean {one.choices[0]}"
+            elif isinstance(value_type, click.Choice):
+                value, expected = f"{value_type.choices[0]}x", f"Did you mean {value_type.choices[0]}"
             else:
                 continue
-            convert: Any = one.convert  # which says that a number is a number already
+            convert: Any = value_type.convert  # which says that a number is a number already
             with pytest.raises(click.BadParameter, match=expected):
-                convert(written, parameter, None)
+                convert(value, parameter, None)
             refused += 1
     assert refused > 50
 

@@ -27,10 +27,10 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
     (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
     task = ("--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
     embedded("run", "generate", DESCRIPTIONS, *task, "--prompt", "@prompt.txt", "--temperature", 0.5, "--seed", 4)
-    again = embedded(
+    repeated = embedded(
         "run", "generate", DESCRIPTIONS, *task, "--prompt", "Say it again:\n{text}", "--temperature", 0.5, "--seed", 4
     )
-    assert "Nothing to compute" in again.stderr
+    assert "Nothing to compute" in repeated.stderr
     embedded("run", "generate", DESCRIPTIONS, *task, "--prompt", "Say something else: {text}")
     assert embedded.json("jobs")[0]["tokens_in"] > 0
     results = embedded.results(1)
@@ -38,7 +38,7 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
     assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
 
 
-def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
+def test_standard_input_is_read_as_json_lines(embedded: Docmill) -> None:
     lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
     embedded("run", "embed", "-", "--model", "null", stdin=lines)
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
@@ -49,16 +49,16 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill,
         (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
     for number in range(1, 5):
         embedded("enqueue", "embed", f"{number}.jsonl", "--model", "null")
-    said = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
-    (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
+    stderr = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
+    (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", stderr)
     assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
     ended_at_once = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     assert f"wait for a worker: {waiting} and others." in ended_at_once
     assert len(dispatch_shards(store)) == 4  # as of a worker that was killed, with its queue
-    again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
-    assert "Job 2 was unfinished. It continues" in again
-    assert "hints_lost" not in again
+    continued = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
+    assert "Job 2 was unfinished. It continues" in continued
+    assert "hints_lost" not in continued
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
 
 
@@ -88,9 +88,9 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     store.execute(update(OutcomeRow).where(OutcomeRow.content_id == 2).values(failed))
-    again = embedded("run", "embed", "corpus.jsonl", "--model", "null", code=1)
-    assert "Nothing to compute" in again.stderr
-    assert "docmill retry 2" in again.stderr
+    repeated = embedded("run", "embed", "corpus.jsonl", "--model", "null", code=1)
+    assert "Nothing to compute" in repeated.stderr
+    assert "docmill retry 2" in repeated.stderr
     assert embedded.json("retry", 2, "--only", "model") == {"id": 2, "retried": 0, "goes_on": False}
     retried = embedded("retry", 2, "--only", "transient").stderr
     assert "1 text of job 2 will be tried again." in retried

@@ -30,7 +30,7 @@ def _lines(out: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def here(fleet: Docmill) -> Docmill:
-    """Each store, with a queue of the command's own."""
+    """A docmill on each kind of store, with an embedded queue."""
     del fleet.environment["DOCMILL_REDIS_URL"]
     return fleet
 
@@ -49,24 +49,24 @@ def test_hits_are_those_of_an_exact_search_with_sentence_transformers(
     here: Docmill, write_corpus: WriteCorpus, minilm: SentenceTransformer
 ) -> None:
     fitting = [
-        one for one in DESCRIPTIONS if len(minilm.tokenizer(one["text"])["input_ids"]) <= minilm.max_seq_length
+        row for row in DESCRIPTIONS if len(minilm.tokenizer(row["text"])["input_ids"]) <= minilm.max_seq_length
     ][:50]
     assert len(fitting) == 50
-    write_corpus({"id": one["id"], "text": one["text"]} for one in fitting)
-    write_corpus(({"id": one["id"], "text": one["synopsis"]} for one in fitting), "queries.jsonl")
+    write_corpus({"id": row["id"], "text": row["text"]} for row in fitting)
+    write_corpus(({"id": row["id"], "text": row["synopsis"]} for row in fitting), "queries.jsonl")
     here("run", "embed", "corpus.jsonl", "--dtype", "float32", "--corpus", "packages")
     answers = _lines(here("search", "packages", "--queries", "queries.jsonl", "--json").stdout)
-    vectors = minilm.encode([one["text"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
-    asked = minilm.encode([one["synopsis"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
-    expected = util.semantic_search(asked, vectors, top_k=10)
+    vectors = minilm.encode([row["text"] for row in fitting], convert_to_tensor=True, show_progress_bar=False)
+    queries = minilm.encode([row["synopsis"] for row in fitting], convert_to_tensor=True, show_progress_bar=False)
+    expected = util.semantic_search(queries, vectors, top_k=10)
     own = 0
-    for one, answer, theirs in zip(fitting, answers, expected, strict=True):
-        assert (answer["id"], answer["query"]) == (one["id"], one["synopsis"])
+    for row, answer, theirs in zip(fitting, answers, expected, strict=True):
+        assert (answer["id"], answer["query"]) == (row["id"], row["synopsis"])
         assert [hit["score"] for hit in answer["hits"]] == pytest.approx([hit["score"] for hit in theirs], abs=1e-5)
         by_id = {fitting[hit["corpus_id"]]["id"]: hit["score"] for hit in theirs}
         for hit in answer["hits"][:9]:  # the tenth and the eleventh may be as near
             assert by_id[hit["id"]] == pytest.approx(hit["score"], abs=1e-5)
-        own += answer["hits"][0]["id"] == one["id"]
+        own += answer["hits"][0]["id"] == row["id"]
     assert own / len(fitting) > 0.85
 
 
@@ -79,8 +79,8 @@ def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query
     ]
     write_corpus([*rows, {"id": "c", "text": "A shell\nfor the\x07 command line"}])
     embedded("run", "embed", "corpus.jsonl")
-    said = embedded("search", "corpus.jsonl", "a shell", "--top", 2)
-    lines = said.stdout.splitlines()
+    completed = embedded("search", "corpus.jsonl", "a shell", "--top", 2)
+    lines = completed.stdout.splitlines()
     assert [line.split() for line in lines] == [
         ["score", "document", "text"],
         ["1", lines[1].split()[1], "a\ufffd[31m", "A", "shell", "for", "the\ufffd", "command", "line"],
@@ -92,29 +92,29 @@ def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query
     assert [hit["id"] for hit in answer["hits"]] == ["a\x1b[31m", "c", "corpus.jsonl:2"]
     first = answer["hits"][0]
     text = rows[0]["text"]
-    shown = {"id": rows[0]["id"], "text": text, "meta": {"lang": "en"}, "passage": text}
-    assert first == {**shown, "score": first["score"]}
+    expected = {"id": rows[0]["id"], "text": text, "meta": {"lang": "en"}, "passage": text}
+    assert first == {**expected, "score": first["score"]}
     assert answer["hits"][1]["score"] == first["score"]
 
 
-def test_queries_are_answered_in_their_order_and_what_is_none_is_told(
+def test_queries_are_answered_in_their_order_and_bad_ones_are_reported(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
     (embedded.folder / "q.txt").write_text("two\n\none\n")
     answers = _lines(embedded("search", "corpus.jsonl", "--queries", "q.txt", "--json", "--top", 1).stdout)
-    assert [(one["id"], one["query"], one["hits"][0]["id"]) for one in answers] == [
+    assert [(answer["id"], answer["query"], answer["hits"][0]["id"]) for answer in answers] == [
         ("q.txt:1", "two", "b"),
         ("q.txt:2", "one", "a"),
     ]
-    shown = embedded("search", "corpus.jsonl", "--queries", "q.txt", "--top", 1).stdout.splitlines()
-    assert [line.split()[0] for line in shown] == ["two", "score", "1", "one", "score", "1"]
-    asked = b'{"id": 1, "text": "two"}\nbad\n{"text": " "}\n'
-    said = embedded("search", "corpus.jsonl", "--queries", "-", "--json", code=1, stdin=asked)
-    assert [one["id"] for one in _lines(said.stdout)] == ["1"]
-    assert "-:2: not JSON" in said.stderr
-    assert "-:3: The text is blank." in said.stderr
+    lines = embedded("search", "corpus.jsonl", "--queries", "q.txt", "--top", 1).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["two", "score", "1", "one", "score", "1"]
+    queries = b'{"id": 1, "text": "two"}\nbad\n{"text": " "}\n'
+    completed = embedded("search", "corpus.jsonl", "--queries", "-", "--json", code=1, stdin=queries)
+    assert [answer["id"] for answer in _lines(completed.stdout)] == ["1"]
+    assert "-:2: not JSON" in completed.stderr
+    assert "-:3: The text is blank." in completed.stderr
 
 
 def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
@@ -136,7 +136,7 @@ def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, writ
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
     ours, its = pty.openpty()
     os.write(ours, b"two\none\n\n")
-    said = subprocess.run(
+    completed = subprocess.run(
         [DOCMILL, "search", "corpus.jsonl", "--top", "1"],
         cwd=embedded.folder,
         env=embedded.environment,
@@ -147,13 +147,13 @@ def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, writ
     )
     os.close(its)
     os.close(ours)
-    assert said.returncode == 0, said.stderr
-    assert "an empty line ends the search" in said.stderr
-    found = [line.split() for line in said.stdout.splitlines() if line.split()[:1] == ["1"]]
-    assert [(line[2], line[3]) for line in found] == [("b", "two"), ("a", "one")]
+    assert completed.returncode == 0, completed.stderr
+    assert "an empty line ends the search" in completed.stderr
+    hits = [line.split() for line in completed.stdout.splitlines() if line.split()[:1] == ["1"]]
+    assert [(line[2], line[3]) for line in hits] == [("b", "two"), ("a", "one")]
 
 
-def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus: WriteCorpus) -> None:
+def test_a_search_that_cannot_be_done_is_refused_with_the_reason(call: Call, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}])
 
     def refused(*arguments: object) -> str:

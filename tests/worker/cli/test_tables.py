@@ -75,9 +75,9 @@ OUTPUTS: dict[OutputType, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
 def test_a_sample_of_every_type_of_output_fits_80_columns(output: OutputType) -> None:
-    found, begins = OUTPUTS[output]
+    values, begins = OUTPUTS[output]
     console = Console(file=io.StringIO(), width=80)
-    sample = {"id": "k" * 200, "task": "some-kind", "input": WORDS, **found}
+    sample = {"id": "k" * 200, "task": "some-kind", "input": WORDS, **values}
     console.print(samples_table([sample], 1_000, output, {}))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()

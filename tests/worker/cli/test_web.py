@@ -18,14 +18,14 @@ from tests.worker.harness import DEADLINE_S, Docmill, until
 pytestmark = pytest.mark.slow
 
 
-def address(docmill: Docmill) -> str:
-    found = until(lambda: re.search(r"Web page: (http://\S+/) ", docmill.log("web")), "the address is printed")
-    return str(found[1])
+def wait_for_address(docmill: Docmill) -> str:
+    match = until(lambda: re.search(r"Web page: (http://\S+/) ", docmill.log("web")), "the address is printed")
+    return str(match[1])
 
 
 def test_the_page_is_served_until_ctrl_c(embedded: Docmill) -> None:
     process = embedded.start("web", "--port", "0")
-    with urllib.request.urlopen(address(embedded)) as page:
+    with urllib.request.urlopen(wait_for_address(embedded)) as page:
         assert "There are no jobs yet" in page.read().decode()
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE_S) == 0
@@ -34,7 +34,7 @@ def test_the_page_is_served_until_ctrl_c(embedded: Docmill) -> None:
 
 def test_on_other_addresses_a_new_token_is_printed_once_and_asked_for(embedded: Docmill) -> None:
     process = embedded.start("web", "--port", "0", "--host", "0.0.0.0", "--quiet")
-    url = address(embedded).replace("0.0.0.0", "127.0.0.1")
+    url = wait_for_address(embedded).replace("0.0.0.0", "127.0.0.1")
     with urllib.request.urlopen(f"{url}jobs") as page:
         assert page.url.endswith("/sign-in?next=/jobs")
     process.send_signal(signal.SIGTERM)
@@ -52,9 +52,9 @@ def test_a_token_of_the_settings_is_not_printed_and_asked_for_everywhere() -> No
 def test_a_run_shows_its_job_until_it_ends(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     source = write_corpus({"id": f"k{n}", "text": f"some words of text {n}"} for n in range(200))
     process = embedded.start("run", "embed", source, "--model", "null@600", "--web")
-    found = until(lambda: re.search(r"Web page: (http://127.0.0.1:\d+/)$", embedded.log("run"), re.M), "an address")
-    with urllib.request.urlopen(f"{found[1]}jobs") as page:
+    match = until(lambda: re.search(r"Web page: (http://127.0.0.1:\d+/)$", embedded.log("run"), re.M), "an address")
+    with urllib.request.urlopen(f"{match[1]}jobs") as page:
         assert 'aria-label="Pages"' in page.read().decode()
     assert process.wait(DEADLINE_S) == 0
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(found[1])
+        urllib.request.urlopen(match[1])

@@ -1,4 +1,4 @@
-"""The seconds of shards by what they were spent on, over the last minute."""
+"""The seconds that shards spent in each phase, over the last minute."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ class _Clock:
         return self.now
 
 
-def test_what_threads_spend_is_counted_by_phase() -> None:
+def test_time_of_threads_is_counted_by_phase() -> None:
     clock = _Clock()
     use = TimeUse(clock)
     with use.spent(READING):
         clock.now += 2
     with use.spent(COMPUTING), use.spent(READING):  # of two threads
         clock.now += 3
-    found = use.lately(working_s=6, busy_s=4)
+    seconds = use.lately(working_s=6, busy_s=4)
     expected = {"reading": 5, "cutting": 0, "computing": 3, "writing": 0, "working": 6, "device": 4}
-    assert found == pytest.approx(expected)
+    assert seconds == pytest.approx(expected)
 
 
-def test_what_is_older_than_a_minute_does_not_count() -> None:
+def test_time_older_than_a_minute_does_not_count() -> None:
     clock = _Clock()
     use = TimeUse(clock)
     for _ in range(40):
         with use.spent(COMPUTING):
             clock.now += 5
-        found = use.lately(working_s=clock.now, busy_s=0)
-    assert found["computing"] == found["working"] == WINDOW_S
+        seconds = use.lately(working_s=clock.now, busy_s=0)
+    assert seconds["computing"] == seconds["working"] == WINDOW_S
     for _ in range(20):
         clock.now += 5
-        found = use.lately(working_s=300, busy_s=0)
-    assert found["computing"] == 0
+        seconds = use.lately(working_s=300, busy_s=0)
+    assert seconds["computing"] == 0

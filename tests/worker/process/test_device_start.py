@@ -15,13 +15,13 @@ from docmill.worker.process.device_start import DeviceConfig, StartedDevices
 
 def test_processes_without_a_configuration_end_with_the_block_and_the_others_with_their_input() -> None:
     with StartedDevices(2) as started:
-        taken, left = started.take(), started._waiting[0]
-        assert left.poll() is None
-    assert left.returncode is not None
-    assert taken.poll() is None
-    said, _ = taken.communicate(timeout=60)
-    assert said == b""
-    assert taken.returncode == 0
+        configured, waiting = started.take(), started._waiting[0]
+        assert waiting.poll() is None
+    assert waiting.returncode is not None
+    assert configured.poll() is None
+    stdout, _ = configured.communicate(timeout=60)
+    assert stdout == b""
+    assert configured.returncode == 0
 
 
 def test_a_process_is_started_when_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def headless(whole: Path) -> Path:
-    """The layers without the head, as a base checkpoint is saved."""
+    """A checkpoint of the layers without the head."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
     config = transformers.AutoConfig.from_pretrained(whole)
     return architectures.save(whole.with_name("headless"), transformers.LlamaModel(config), tokenizer)
@@ -36,10 +36,10 @@ def headless(whole: Path) -> Path:
 def using(
     docmill: Docmill, folder: Path, fault: Callable[[str], int | None] = lambda _: None, token: str | None = None
 ) -> Iterator[Hub]:
-    with serving(Hub({"org/model": folder}, fault, token)) as one:
+    with serving(Hub({"org/model": folder}, fault, token)) as hub:
         (docmill.folder / "home" / "cache" / "rehearsed").unlink()  # other tests' models have the same commit
-        docmill.environment |= environment(one.endpoint, docmill.folder)
-        yield one
+        docmill.environment |= environment(hub.endpoint, docmill.folder)
+        yield hub
 
 
 def test_a_model_without_its_head_is_refused_once_run_has_downloaded_it_and_nothing_is_stored(
@@ -47,26 +47,28 @@ def test_a_model_without_its_head_is_refused_once_run_has_downloaded_it_and_noth
 ) -> None:
     with using(embedded, headless, token="hf_secretsecret"):
         embedded.environment |= {"HF_TOKEN": "hf_secretsecret"}
-        done = embedded("run", "generate", SOURCE, *GENERATE, code=2)
-    assert "The files of org/model lack 1 weights that generate computes with, such as lm_head.weight" in done.stderr
-    assert "secret" not in done.stderr + done.stdout
+        refused = embedded("run", "generate", SOURCE, *GENERATE, code=2)
+    assert (
+        "The files of org/model lack 1 weights that generate computes with, such as lm_head.weight" in refused.stderr
+    )
+    assert "secret" not in refused.stderr + refused.stdout
     assert embedded.json("jobs") == []
 
 
 def test_a_model_is_enqueued_without_its_weights(embedded: Docmill, whole: Path) -> None:
-    with using(embedded, whole) as one:
+    with using(embedded, whole) as hub:
         embedded("enqueue", "generate", SOURCE, *GENERATE)
-        assert not one.sent[WEIGHTS]
+        assert not hub.sent[WEIGHTS]
         assert "1 done" in embedded("run", "generate", SOURCE, *GENERATE).stderr
-        assert one.sent[WEIGHTS] >= (whole / WEIGHTS).stat().st_size
+        assert hub.sent[WEIGHTS] >= (whole / WEIGHTS).stat().st_size
 
 
 @pytest.mark.parametrize("status", [500, pytest.param(SILENT, marks=pytest.mark.long)], ids=["error", "silent"])
 def test_a_hub_that_never_answers_is_waited_for_once(embedded: Docmill, headless: Path, status: int) -> None:
-    with using(embedded, headless, lambda _: status) as one:
-        said = embedded("enqueue", "generate", SOURCE, *GENERATE, code=3).stderr
-        assert "The hub does not answer for org/model" in said
-        assert len(one.asked) == 1
-        one.asked.clear()
+    with using(embedded, headless, lambda _: status) as hub:
+        stderr = embedded("enqueue", "generate", SOURCE, *GENERATE, code=3).stderr
+        assert "The hub does not answer for org/model" in stderr
+        assert len(hub.asked) == 1
+        hub.asked.clear()
         embedded("enqueue", "generate", SOURCE, *GENERATE, "--revision", COMMIT)
-        assert len(one.asked) == 1
+        assert len(hub.asked) == 1

@@ -29,33 +29,33 @@ TEXTS = ["A terminal emulator.", "A library that reads configuration files.", "F
 
 
 def cut(folder: Path, part: str = "decoder.layers.1.") -> Path:
-    """A copy of the French model without one of its layers."""
+    """Copy the French model without one of its layers."""
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", folder)
     weights = load_file(folder / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if part not in name}
-    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    remaining = {name: weight for name, weight in weights.items() if part not in name}
+    save_file(remaining, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let rehearsals be forks of a process that has the model libraries."""
+    """Run rehearsals in forks that have the model libraries."""
     monkeypatch.setattr(rehearsal, "run_child", lambda module, order, **_: run_child(module, order))
 
 
 def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     model = cut(embedded.folder / "cut")
-    done = embedded("models", "check", model, code=2)
-    assert "suits      none of the tasks there are now" in done.stdout
-    assert f"not        translate: The files of {model} lack 26 weights" in done.stdout
+    completed = embedded("models", "check", model, code=2)
+    assert "suits      none of the tasks there are now" in completed.stdout
+    assert f"not        translate: The files of {model} lack 26 weights" in completed.stdout
     embedded("models", "check", model, "--json", code=2)
     whole = architectures.t5(embedded.folder / "whole", TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
     alone = transformers.T5EncoderModel.from_pretrained(whole)
     architectures.save(embedded.folder / "alone", alone, tokenizer)
-    found = embedded.json("models", "check", embedded.folder / "alone")
-    assert found["kinds"] == ["embed"]
-    assert found["unfit"].keys() == {"summarize", "translate", "generate", "answer"}
+    report = embedded.json("models", "check", embedded.folder / "alone")
+    assert report["kinds"] == ["embed"]
+    assert report["unfit"].keys() == {"summarize", "translate", "generate", "answer"}
     assert embedded.json("models", "check", whole)["kinds"] == [
         *("summarize", "translate", "embed", "generate", "answer")
     ]
@@ -78,7 +78,7 @@ def _never(*_: Any, **__: Any) -> None:
     raise AssertionError("it looked again")
 
 
-def test_what_passed_is_not_looked_at_again(
+def test_a_spec_that_passed_is_not_rehearsed_again(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = architectures.t5(tmp_path / "t5", TEXTS)
@@ -87,12 +87,12 @@ def test_what_passed_is_not_looked_at_again(
     rehearsal.require_possible(settings, [spec])
     monkeypatch.setattr(rehearsal, "run_child", _never)
     rehearsal.require_possible(settings, [spec])
-    other = Spec("summarize", pinned.model, pinned.revision, params={"beams": 2})
+    changed = Spec("summarize", pinned.model, pinned.revision, params={"beams": 2})
     with pytest.raises(AssertionError, match="looked again"):
-        rehearsal.require_possible(settings, [other])
+        rehearsal.require_possible(settings, [changed])
 
 
-def test_a_machine_without_model_libraries_leaves_it_to_the_workers(
+def test_a_machine_without_model_libraries_leaves_the_rehearsal_to_workers(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = pinning.pin(str(cut(tmp_path / "cut")), ModelFolders(None, settings.cache_dir))
@@ -114,12 +114,7 @@ def m2m(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FR_EN = {"source_lang": "fr", "target_lang": "en"}
 IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
-    (
-        "generate",
-        "llama",
-        {"prompt": "{text}", "dtype": "int8"},
-        "no backend computes generate with decoder-only",
-    ),
+    ("generate", "llama", {"prompt": "{text}", "dtype": "int8"}, "no backend computes generate with decoder-only"),
     ("embed", "llama", {"dtype": "int8"}, "--dtype int8: no backend computes embed with decoder-only models"),
     ("generate", "llama", {"prompt": "{text}", "max_new_tokens": 5000}, "can write: it holds 256 tokens, its prompt"),
     ("generate", "llama", {"prompt": "a b c " * 30 + "{text}", "max_new_tokens": 200}, "there is no room for a text"),
@@ -133,25 +128,27 @@ IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize(("task", "model", "options", "told"), IMPOSSIBLE)
-def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read(
-    task: str, model: str, options: dict[str, Any], told: str, settings: Settings, request: pytest.FixtureRequest
+@pytest.mark.parametrize(("task", "model", "options", "message"), IMPOSSIBLE)
+def test_options_that_config_and_tokenizer_rule_out_are_refused_before_the_source_is_read(
+    task: str, model: str, options: dict[str, Any], message: str, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
-    named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
-    with pytest.raises(TaskError, match=told):
-        prepare(settings, Request(source=str(FRENCH), task=task, model=named, options=kinds.options(task, **options)))
+    model_name = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
+    with pytest.raises(TaskError, match=message):
+        prepare(
+            settings, Request(source=str(FRENCH), task=task, model=model_name, options=kinds.options(task, **options))
+        )
 
 
 @pytest.mark.usefixtures("forked")
-def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
-    for asked in ({"window_tokens": 60}, {"max_new_tokens": 200}):
+def test_options_that_just_fit_are_accepted(settings: Settings, llama: Path) -> None:
+    for limits in ({"window_tokens": 60}, {"max_new_tokens": 200}):
         prepare(
             settings,
             Request(
                 source=str(FRENCH),
                 task="generate",
                 model=str(llama),
-                options=kinds.options("generate", prompt="{text}", **asked),
+                options=kinds.options("generate", prompt="{text}", **limits),
             ),
         )
     most = kinds.options("translate", source_lang="fr", target_lang="en", max_new_tokens=512)
@@ -165,6 +162,6 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
         pytest.skip("vLLM is installed")
     run = ("run", "generate", FRENCH, "--prompt", "{text}", "--limit", 1, "--model", llama)
     assert "The backend vllm is not installed" in embedded(*run, "--backend", "vllm", code=2).stderr
-    said = embedded("run", "translate", FRENCH, *TRANSLATE, "--backend", "openvino", code=2).stderr
-    assert "The backend openvino does not translate with marian-ddtp" in said
+    stderr = embedded("run", "translate", FRENCH, *TRANSLATE, "--backend", "openvino", code=2).stderr
+    assert "The backend openvino does not translate with marian-ddtp" in stderr
     assert embedded.json("jobs") == []

@@ -29,9 +29,9 @@ def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None
 
 def test_the_row_of_the_header_is_remembered_and_part_of_an_order_only_where_it_is_given() -> None:
     plain: dict[str, Any] = {"source": "a.xlsx", "task": "embed"}
-    asked = parse_enqueue({**plain, "header_row": 3})
-    assert source_options(asked, []).header_row == 3
-    assert asked.remembered == {"text_field": "text", "id_field": "id", "limit": None, "header_row": 3}
+    request = parse_enqueue({**plain, "header_row": 3})
+    assert source_options(request, []).header_row == 3
+    assert request.remembered == {"text_field": "text", "id_field": "id", "limit": None, "header_row": 3}
     assert "header_row" not in parse_enqueue(plain).remembered
     keyed = key_of(Request(**plain, idempotency_key="k", header_row=3))
     earlier = key_of(Request(**plain, idempotency_key="k"))
@@ -42,15 +42,15 @@ def test_the_row_of_the_header_is_remembered_and_part_of_an_order_only_where_it_
         parse_enqueue({**plain, "header_row": 0})
 
 
-def arguments(options: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
-    values = {"source": "a.jsonl", "task": "classify", "idempotency_key": "k", **given}
+def arguments(options: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    values = {"source": "a.jsonl", "task": "classify", "idempotency_key": "k", **fields}
     key = key_of(parsed(Request, {"options": kinds.options(values["task"], **(options or {})), **values}))
     assert key is not None
     assert key.key == "k"
     return dict(key.arguments)
 
 
-def test_only_what_was_given_is_kept_by_the_names_of_the_command_line(
+def test_only_explicit_arguments_are_kept_by_their_command_line_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -73,9 +73,9 @@ def test_the_same_source_has_one_name_and_no_secret(tmp_path: Path, monkeypatch:
 
 
 def test_an_argument_is_kept_as_the_store_can_hold_it() -> None:
-    found = arguments({"prompt": "a\0b \ud800: {text}", "stop": ["\0"]}, task="generate", model="null")
-    assert found["--prompt"] == "a\ufffdb \ufffd: {text}"
-    assert found["--stop"] == ["\ufffd"]
+    stored = arguments({"prompt": "a\0b \ud800: {text}", "stop": ["\0"]}, task="generate", model="null")
+    assert stored["--prompt"] == "a\ufffdb \ufffd: {text}"
+    assert stored["--stop"] == ["\ufffd"]
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", "x" * 256])

@@ -41,11 +41,11 @@ PAGES = ("", "/failures", "/flagged", "/samples", "/document?id=long")
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    found = programs()
-    if found is None:
+    paths = programs()
+    if paths is None:
         missing("there is no Chromium with its driver: apt-get install chromium chromium-driver")
-    with chromium(*found) as opened:
-        yield opened
+    with chromium(*paths) as window:
+        yield window
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def docmill(tmp_path: Path, sqlite_url: str, redis_url: str) -> Docmill:
 @pytest.fixture
 def url(sqlite: Database, settings: Settings) -> Iterator[str]:
     """The address of the store's pages, on which changes are allowed."""
-    with serve(make_app(Site(sqlite, settings, allows_changes=True)), "127.0.0.1", 0) as found:
-        yield found.rstrip("/")
+    with serve(make_app(Site(sqlite, settings, allows_changes=True)), "127.0.0.1", 0) as address:
+        yield address.rstrip("/")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Texts of which one fails, and some are hostile."""
+    """A file of texts. One fails, and some are hostile."""
     texts = {
         **{f"d{n}": f"In 19{n:02d} the archive of Geneva had {n} letters about rain." for n in range(60)},
         "failing": f"{MARKER} a text",
@@ -92,13 +92,11 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     browser.open(f"{url}/jobs")
     browser.click("Summarize · letters.jsonl")
     browser.waits_for("No live worker serves lane")
-    docmill.environment[FAULT] = "cut:error"
-    with docmill.worker():
+    with docmill.variables(**{FAULT: "cut:error"}), docmill.worker():
         browser.comes_to("1 failed")
         until(lambda: "Operate" not in browser.text(), "the page shows that the job has ended")
         assert "62 done" in browser.text()
 
-    del docmill.environment[FAULT]
     browser.open(f"{url}/jobs/{job}/failures")
     browser.comes_to("failing")
     browser.click("Retry all 1")
@@ -153,7 +151,7 @@ def test_real_outputs_are_shown_with_what_is_doubtful_and_what_was_not_processed
 
 
 def _take_picture(browser: Browser, name: str, height: int) -> None:
-    """Write the page as a picture of the documentation, if a folder for them is named."""
+    """Write the page as a picture of the documentation, if a folder for pictures is named."""
     if PICTURES in os.environ:
         browser.picture(Path(os.environ[PICTURES]) / f"{name}.png", height)
 

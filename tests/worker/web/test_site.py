@@ -1,4 +1,4 @@
-"""Secrets of one server, requests that the pages must not answer, and headers that every answer has."""
+"""Sessions of a server, requests that it must refuse, and headers of every answer."""
 
 from __future__ import annotations
 
