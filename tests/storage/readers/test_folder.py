@@ -37,15 +37,16 @@ from docmill.storage.writers.parts_manifest import Manifest
 from docmill.worker.jobs.follow import describe_left_out
 from tests.faults.servers import open_folder
 from tests.storage.columns import table_of
-from tests.storage.readers.reading import OPTIONS, read, refused, zipped
+from tests.storage.readers.reading import OPTIONS, list_keys, list_rejections, list_texts, read, refused, zipped
 
 MAIL = "From a@example.org Thu Jan  1 00:00:00 2026\nSubject: Songs\n\nWhales sing.\n"
 NOBODY = 65_534
 NAMES = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))
-SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result
+RESULT = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # the fields that each result has
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> None:
+    """Write files into a folder."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +54,14 @@ def write(root: Path, files: dict[str, str | bytes]) -> None:
 
 
 def keys(source: Source | str) -> list[str]:
+    """Return the keys of a source's records."""
     source = open_source(source, OPTIONS) if isinstance(source, str) else source
-    return [item.key for item in source.records() if isinstance(item, Record)]
+    return list_keys(source.records())
 
 
 def rejections(source: Source) -> dict[str, str]:
-    return {item.where: item.reason for item in source.records() if isinstance(item, Rejection)}
+    """Return the reasons of a source's rejections by place."""
+    return {item.where: item.reason for item in list_rejections(source.records())}
 
 
 def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_paths(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path
     assert source.ignored == {".png": 2, "without a suffix": 1}
 
 
-def test_a_folder_without_a_document_is_an_error_that_says_what_it_has(tmp_path: Path) -> None:
+def test_a_folder_without_a_document_is_refused_with_its_kinds_of_files(tmp_path: Path) -> None:
     assert re.search(r"no \.txt, \.md, .* files in", refused(SourceUnsupported, tmp_path))
     write(tmp_path, {"x.png": "", "sub/y.png": ""})
     assert "it has 2 .png" in refused(SourceUnsupported, tmp_path)
@@ -144,7 +147,7 @@ def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path: Pa
         }
 
 
-def test_what_may_not_be_read_is_rejected_and_the_rest_is_read() -> None:
+def test_unreadable_files_are_rejected_and_the_rest_is_read() -> None:
     user = os.geteuid()
     with open_folder() as folder:
         folder.chmod(0o755)
@@ -153,7 +156,7 @@ def test_what_may_not_be_read_is_rejected_and_the_rest_is_read() -> None:
         (folder / "c").chmod(0)
         source = open_source(str(folder), OPTIONS)
         assert "b.txt" in keys(source)
-        os.seteuid(user or NOBODY)  # root may read everything
+        os.seteuid(user or NOBODY)  # root can read everything
         try:
             assert keys(source) == ["b.txt"]
             assert set(rejections(source)) == {"a.txt", "c/"}
@@ -210,7 +213,7 @@ def test_records_archives_and_mailboxes_below_a_folder_are_read_under_their_file
     assert len(keys(open_source(root, SourceOptions(limit=3)))) == 3
 
 
-def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_files_of_records_without_the_text_field_are_left_out_with_the_reason(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "A", "b.csv": "name,size\nx,1\n", "c.csv": "text\nC\n", "d.csv": "other\nx\n"})
     write(tmp_path, {"e.zip": zipped({"x.png": ""})})
     source = open_source(str(tmp_path), OPTIONS)
@@ -226,7 +229,7 @@ def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_t
 
 def test_results_beside_the_documents_of_a_folder_are_not_its_documents(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "A"})
-    result = {"id": "a.txt", "text": "S", **SAID, "meta": {}}
+    result = {"id": "a.txt", "text": "S", **RESULT, "meta": {}}
     for name in ("r.jsonl", "r.csv", "r.parquet"):
         Target.of(tmp_path / name).write([result], [Column.of(key, Form.JSON) for key in result])
     source = open_source(str(tmp_path), OPTIONS)
@@ -248,9 +251,7 @@ def test_metadata_for_a_prompt_comes_from_the_records_of_a_folder(tmp_path: Path
     assert "has texts alone and no metadata" in refused(FieldUnknown, str(tmp_path), options)
 
 
-def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_without_a_library_are_left_out_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
     monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
@@ -259,32 +260,31 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     assert re.search(r"install .*\[formats\]", refused(SourceUnsupported, tmp_path / "c.pdf"))
     needs = f"b.parquet: Parquet needs another library: {install('parquet')}"
     assert source.reasons[".parquet"] == needs
-    said = describe_left_out(source)
-    assert said is not None
-    assert said.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")
-    assert needs in said
-    assert f"{install('formats')} reads .html" in said
+    message = describe_left_out(source)
+    assert message is not None
+    assert message.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")
+    assert needs in message
+    assert f"{install('formats')} reads .html" in message
 
 
-def test_damage_in_one_file_of_a_folder_leaves_the_others_readable(tmp_path: Path) -> None:
+def test_damage_in_one_file_of_a_folder_affects_no_other(tmp_path: Path) -> None:
     write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.txt": "C"})
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["c.txt"]
-    items = [item for item in source.records() if isinstance(item, Rejection)]
+    items = list_rejections(source.records())
     assert [(item.where, item.fatal, item.below) for item in items] == [
         ("a.jsonl.gz@7", True, "a.jsonl.gz"),
         ("b.zip", True, "b.zip"),
     ]
 
 
-def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Path) -> None:
+def test_a_file_in_windows_1252_among_others_is_decoded_and_flagged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("caf\u00e9")
     (tmp_path / "b.txt").write_text("Das Caf\u00e9 \u2013 ein Ort", "cp1252")
-    (tmp_path / "c.txt").write_bytes("caf\u00e9 ".encode() + b"caf\xe9")  # of UTF-8, with a wrong byte
+    (tmp_path / "c.txt").write_bytes("caf\u00e9 ".encode() + b"caf\xe9")  # UTF-8 with a wrong byte
     (tmp_path / "d.txt").write_text("\u0441\u043b\u043e\u0432\u043e", "cp1251")
     (tmp_path / "e.csv").write_bytes("id,text\n1,\u00e9t\u00e9\n2,\u00fc\n".encode("cp1252"))
-    items = list(open_source(str(tmp_path), OPTIONS).records())
-    read_items = {item.key: (item.text, item.flags) for item in items if isinstance(item, Record)}
+    read_items = {item.key: (item.text, item.flags) for item in read(tmp_path) if isinstance(item, Record)}
     assert read_items["a.txt"] == ("caf\u00e9", ())
     assert read_items["b.txt"] == ("Das Caf\u00e9 \u2013 ein Ort", ("assumed_cp1252@7",))
     assert read_items["c.txt"] == ("caf\u00e9 caf\ufffd", ("invalid_utf8@9",))
@@ -294,12 +294,11 @@ def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Pa
 
 
 def matched(pattern: Path) -> list[str]:
+    """Return the files that a pattern means."""
     return [entry[0] for entry in Pattern(str(pattern)).walk() if not isinstance(entry, Rejection)]
 
 
-def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_may_follow_a_folder_with_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"letters [1916]/a.txt": "a", "letters [1916]/[b]/c.txt": "c", "letters 1/d.txt": "d"})
     assert keys(f"{tmp_path}/letters [1916]/*.txt") == ["a.txt"]
     assert keys(f"{tmp_path}/letters [16]/*.txt") == ["letters 1/d.txt"]
@@ -308,9 +307,7 @@ def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
     assert keys("[b]/*") == ["c.txt"]
 
 
-def test_one_process_reads_all_documents_of_a_folder_or_a_pattern(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_reads_all_documents_of_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         (tmp_path / f"{name}.html").write_text(f"<p>Page {name}</p>")
     started: list[int] = []
@@ -323,7 +320,7 @@ def test_one_process_reads_all_documents_of_a_folder_or_a_pattern(
     monkeypatch.setattr(subprocess.Popen, "__init__", count)
     for source in (tmp_path, tmp_path / "*.html"):
         opened = open_source(str(source), OPTIONS)
-        assert [item.text for item in opened.records() if isinstance(item, Record)] == ["Page a", "Page b", "Page c"]
+        assert list_texts(opened.records()) == ["Page a", "Page b", "Page c"]
         assert opened.bytes_read == 3 * len("<p>Page a</p>")
     assert len(started) == 2
 
@@ -344,9 +341,7 @@ def test_one_process_reads_all_documents_of_a_folder_or_a_pattern(
         ("../*/a/*.txt", None),
     ],
 )
-def test_a_pattern_means_files_in_the_order_of_their_paths(
-    pattern: str, expected: list[str] | None, tmp_path: Path
-) -> None:
+def test_a_pattern_matches_files_in_order(pattern: str, expected: list[str] | None, tmp_path: Path) -> None:
     root = tmp_path / "root"
     write(root, dict.fromkeys(["a.txt", "a-b.txt", "a/x.txt", "a/b/y.txt", ".hidden/z.txt", ".dot.txt"], ""))
     paths = matched(root / pattern)
@@ -359,31 +354,29 @@ def test_a_pattern_means_files_in_the_order_of_their_paths(
     paths=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=8),
     parts=st.lists(NAMES | st.sampled_from(["*", "**", "a*", "?"]), min_size=1, max_size=3),
 )
-def test_what_is_walked_is_what_matches(
+def test_a_walk_gives_the_matches(
     paths: set[str], parts: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("root")
-    files = [path for path in sorted(paths) if not any(other.startswith(f"{path}/") for other in paths)]
+    files = [path for path in sorted(paths) if not any(longer.startswith(f"{path}/") for longer in paths)]
     write(root, dict.fromkeys(files, ""))
     pattern = Pattern(str(root.joinpath("*", *parts)))
     expected = [path for path in files if pattern.matches(root / path)]
     assert matched(root.joinpath("*", *parts)) == expected
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
     write(tmp_path, {"a[1].jsonl": '{"text": "x"}\n', "a1.jsonl": '{"text": "y"}\n'})
     assert keys(str(tmp_path / "a[1].jsonl")) == ["a[1].jsonl:1"]
     assert keys(str(tmp_path / "a[[]1].jsonl")) == ["a[1].jsonl:1"]
 
 
-def test_the_name_is_the_absolute_pattern_however_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_name_of_any_pattern_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"da ta/a.txt": "x"})
     (tmp_path / "link").symlink_to("da ta")
     monkeypatch.chdir(tmp_path)
-    for asked in ("da ta/*.txt", "./da ta/../da ta/*.txt", "link/*.txt", f"file://{tmp_path}/da%20ta/*.txt"):
-        assert open_source(asked, OPTIONS).name == f"{tmp_path}/da ta/*.txt"
+    for pattern in ("da ta/*.txt", "./da ta/../da ta/*.txt", "link/*.txt", f"file://{tmp_path}/da%20ta/*.txt"):
+        assert open_source(pattern, OPTIONS).name == f"{tmp_path}/da ta/*.txt"
 
 
 def test_a_link_is_read_by_its_own_name_in_a_folder_and_below_a_pattern(tmp_path: Path) -> None:
@@ -395,7 +388,7 @@ def test_a_link_is_read_by_its_own_name_in_a_folder_and_below_a_pattern(tmp_path
         assert [(item.text, item.where) for item in items] == [("x", "a.jsonl:1"), ("said", "b.txt")]
 
 
-def test_no_match_and_no_readable_match_are_refused(tmp_path: Path) -> None:
+def test_a_pattern_without_a_readable_match_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": ""})
     assert re.search(r"no file matches .*\*\.jsonl", refused(SourceUnsupported, tmp_path / "*.jsonl"))
     assert "no file matches" in refused(SourceUnsupported, tmp_path / "nowhere" / "*.jsonl")
@@ -410,25 +403,25 @@ def test_a_wrong_field_is_an_error_and_in_a_later_file_a_rejection(tmp_path: Pat
     assert 'no record has a field "text"' in rejections(open_source(pattern, OPTIONS))["b.csv"]
 
 
-def exported(folder: Path, n: int, form: str | None = None, field: str = "text", part_documents: int = 3) -> Path:
-    """A folder of parts with so many results."""
+def export(folder: Path, n: int, form: str | None = None, field: str = "text", part_documents: int = 3) -> Path:
+    """Export n results in parts, and return the folder."""
     rows: list[Placed] = [
-        ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", **SAID, "meta": {"n": i}}) for i in range(n)
+        ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", **RESULT, "meta": {"n": i}}) for i in range(n)
     ]
     target = Target.of(folder, form)
-    named = target.writer.name + target.compression
-    wanted = Manifest(1, "books", 0.5, None, named, part_documents, "0.1.0", {}, {"a": {"done": n}})
+    form = target.writer.name + target.compression
+    wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {"a": {"done": n}})
     columns = table_of("id", field, "tokens_in", "tokens_out", "flags", "meta")
     parts.write(target, wanted, lambda place: iter(rows), columns)
     return folder
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_parts_are_one_source_with_the_ids_and_texts_that_they_had(tmp_path: Path, form: str) -> None:
-    folder = exported(tmp_path / "out", 10, form)
+def test_parts_are_one_source_with_their_ids_and_texts(tmp_path: Path, form: str) -> None:
+    folder = export(tmp_path / "out", 10, form)
     (folder / "notes.txt").write_text("no part")
     items = read(folder)
-    assert [(one.key, one.text) for one in items if isinstance(one, Record)] == [
+    assert [(item.key, item.text) for item in items if isinstance(item, Record)] == [
         (f"k{i}", f"Text {i}:\n«слово»") for i in range(10)
     ]
     first_line = {"jsonl": "part-00003.jsonl:1", "csv": "part-00003.csv:2"}
@@ -436,8 +429,8 @@ def test_parts_are_one_source_with_the_ids_and_texts_that_they_had(tmp_path: Pat
     assert read(folder, SourceOptions(limit=4)) == items[:4]
 
 
-def test_an_export_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    folder = exported(tmp_path / "out", 10)
+def test_an_incomplete_export_is_refused(tmp_path: Path) -> None:
+    folder = export(tmp_path / "out", 10)
     part = folder / "part-00001.jsonl"
     raw = part.read_bytes()
     part.write_bytes(raw[:-1])
@@ -452,12 +445,12 @@ def test_an_export_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="has not all of its parts"):
         read(folder)
     with pytest.raises(SourceUnsupported, match="no results"):
-        read(exported(tmp_path / "none", 0))
+        read(export(tmp_path / "none", 0))
 
 
 @pytest.mark.parametrize("name", ["../secret.jsonl", "secret.jsonl", None])
-def test_a_manifest_that_names_other_files_is_none(tmp_path: Path, name: object) -> None:
-    folder = exported(tmp_path / "out", 2)
+def test_a_manifest_that_names_other_files_is_ignored(tmp_path: Path, name: object) -> None:
+    folder = export(tmp_path / "out", 2)
     (tmp_path / "secret.jsonl").write_text('{"text": "secret"}')
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["parts"][0]["files"][0]["name"] = name
@@ -467,7 +460,7 @@ def test_a_manifest_that_names_other_files_is_none(tmp_path: Path, name: object)
 
 
 def test_a_part_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
-    folder = exported(tmp_path / "out", 4)
+    folder = export(tmp_path / "out", 4)
     part = folder / "part-00000.jsonl"
     part.rename(tmp_path / "elsewhere.jsonl")
     part.symlink_to(tmp_path / "elsewhere.jsonl")
@@ -478,6 +471,6 @@ def test_a_part_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path)
 
 def test_the_manifest_of_another_program_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
-    for other in ('{"name": "an extension", "manifest_version": 3}', "[]", "no JSON"):
-        (tmp_path / "manifest.json").write_text(other)
+    for manifest in ('{"name": "an extension", "manifest_version": 3}', "[]", "no JSON"):
+        (tmp_path / "manifest.json").write_text(manifest)
         assert keys(str(tmp_path)) == ["a.txt"]

@@ -10,26 +10,24 @@ import pytest
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
 from docmill.storage.readers.files import StreamSource
-from tests.storage.readers.reading import OPTIONS
+from tests.storage.readers.reading import OPTIONS, list_keys
 
 
 def read(raw: bytes, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    """Read JSON lines from standard input."""
     return list(StreamSource(BytesIO(raw), options).records())
 
 
-def only(raw: bytes, options: SourceOptions = OPTIONS) -> Record | Rejection:
-    (item,) = read(raw, options)
-    return item
-
-
 def record(raw: bytes, options: SourceOptions = OPTIONS) -> Record:
-    item = only(raw, options)
+    """Return the only record."""
+    (item,) = read(raw, options)
     assert isinstance(item, Record), item
     return item
 
 
 def reason(raw: bytes, options: SourceOptions = OPTIONS) -> str:
-    item = only(raw, options)
+    """Return the reason for which the only record is rejected."""
+    (item,) = read(raw, options)
     assert isinstance(item, Rejection), item
     assert not item.fatal
     return item.reason
@@ -46,15 +44,15 @@ def test_a_record_has_its_id_its_text_and_everything_else_as_metadata(tmp_path: 
     assert source.bytes_read == source.size_bytes() == path.stat().st_size
 
 
-def test_a_record_without_an_id_is_named_for_its_file_and_number(tmp_path: Path) -> None:
+def test_a_record_without_an_id_is_named_after_its_file_and_number(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text('{"text": "one"}\n\n{"id": null, "text": "two"}\n{"id": "", "text": "three"}')
     items = list(open_source(str(path), OPTIONS).records())
-    assert [item.key for item in items if isinstance(item, Record)] == ["c.jsonl:1", "c.jsonl:2", "c.jsonl:3"]
+    assert list_keys(items) == ["c.jsonl:1", "c.jsonl:2", "c.jsonl:3"]
     assert [item.where for item in items] == ["c.jsonl:1", "c.jsonl:3", "c.jsonl:4"]
 
 
-def test_a_number_is_an_id_as_json_writes_it_and_no_other_type_is() -> None:
+def test_only_strings_and_numbers_as_json_writes_them_are_ids() -> None:
     assert record(b'{"id": 7, "text": ""}').key == "7"
     assert record(b'{"id": 18446744073709551615, "text": ""}').key == "18446744073709551615"
     assert record(b'{"id": 5.0, "text": ""}').key == "5.0"
@@ -64,16 +62,16 @@ def test_a_number_is_an_id_as_json_writes_it_and_no_other_type_is() -> None:
 
 
 @pytest.mark.parametrize("number", ["123456789012345678901234567890", "9007199254740993.0", "-1e300"])
-def test_a_number_that_a_float_cannot_keep_apart_from_the_next_is_no_id(number: str) -> None:
+def test_a_number_too_large_for_a_float_is_no_id(number: str) -> None:
     assert "too large" in reason(f'{{"id": {number}, "text": ""}}'.encode())
 
 
-def test_an_id_that_no_index_could_hold_is_rejected() -> None:
+def test_an_id_too_long_for_an_index_is_rejected() -> None:
     assert record(json.dumps({"id": "k" * 2000, "text": ""}).encode()).key == "k" * 2000
     assert "2,004 bytes" in reason(json.dumps({"id": "é" * 1002, "text": ""}).encode())
 
 
-def test_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None:
+def test_a_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None:
     first = b'{"text": "good"}\n'
     items = read(first + b'{"id": 1, "body": "secret"}\n{"text": null}\n{"text": 3}\n{"text": ["secret"]}\n')
     assert items[1:] == [
@@ -84,17 +82,17 @@ def test_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None
     ]
 
 
-def test_bad_json_is_rejected_with_its_line_and_column_and_the_rest_goes_in() -> None:
+def test_bad_json_is_rejected_with_its_line_and_column_and_the_rest_is_read() -> None:
     items = read(b'{"text": "a"}\n{"text": "b",}\n\n{"text": \nnot json\n[1]\n"x"\n{"text": "c"}\n')
     assert [item.where for item in items] == ["-:1", "-:2", "-:4", "-:5", "-:6", "-:7", "-:8"]
     reasons = [item.reason for item in items if isinstance(item, Rejection)]
     assert all(text.startswith("not JSON: ") and " at column " in text for text in reasons[:3])
     assert reasons[3:] == ["an array where an object is expected", "a single value where an object is expected"]
-    assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:7"]
+    assert list_keys(items) == ["-:1", "-:7"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
-def test_numbers_that_no_database_takes_are_rejected(number: str) -> None:
+def test_numbers_that_no_database_stores_are_rejected(number: str) -> None:
     expected = "too large" if number == "1e400" else f"{number} is no JSON value"
     assert expected in reason(f'{{"text": "a", "n": {number}}}'.encode())
 
@@ -106,7 +104,7 @@ def test_a_number_reads_the_same_beside_a_lone_surrogate_as_without_one() -> Non
 
 
 @pytest.mark.parametrize("depth", [200, 1_500, 200_000])
-def test_nesting_that_would_break_the_database_layer_is_rejected(depth: int) -> None:
+def test_very_deep_nesting_is_rejected(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     assert "levels deep" in reason(b'{"text": "a", "meta": ' + nested + b"}")
 
@@ -129,20 +127,20 @@ def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> N
     assert after_long.flags == (f"invalid_utf8@{53 + 10}",)
 
 
-def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:
+def test_a_wrong_text_field_is_an_error_that_names_the_fields_and_the_option() -> None:
     lines = b'{"id": 1, "body": "x"}\n{"id": 2, "body": "y", "title": "z"}\nnot json\n'
     with pytest.raises(FieldUnknown, match=r'"text".*"id", "body", "title".*--text-field'):
         read(lines)
     assert len(read(lines, SourceOptions(text_field="body"))) == 3
 
 
-def test_a_wrong_id_field_is_a_usage_error_where_it_was_asked_for() -> None:
+def test_a_wrong_id_field_is_an_error_if_it_was_named() -> None:
     with pytest.raises(FieldUnknown, match="--id-field"):
         read(b'{"text": "x", "key": "a"}\n', SourceOptions(id_field="name"))
     assert record(b'{"text": "x", "key": "a"}\n', SourceOptions(id_field="key")).key == "a"
 
 
-def test_one_record_with_the_field_among_the_first_hundred_makes_the_others_rejections() -> None:
+def test_if_one_of_the_first_hundred_records_has_the_field_the_others_are_rejected() -> None:
     lines = b'{"body": "x"}\n' * 99 + b'{"text": "y"}\n'
     items = read(lines)
     assert sum(isinstance(item, Rejection) for item in items) == 99
@@ -150,7 +148,7 @@ def test_one_record_with_the_field_among_the_first_hundred_makes_the_others_reje
         read(b'{"body": "x"}\n' + lines)
 
 
-def test_limit_counts_records_and_not_rejections() -> None:
+def test_the_limit_counts_records_and_not_rejections() -> None:
     raw = b'{"text": "a"}\nbad\n{"text": "b"}\n{"text": "c"}\n'
     items = read(raw, SourceOptions(limit=2))
     assert [item.where for item in items] == ["-:1", "-:2", "-:3"]
@@ -161,4 +159,4 @@ def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
     good = json.dumps({"text": "x" * 900}).encode() + b"\n"
     items = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
     assert items[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
-    assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:3"]
+    assert list_keys(items) == ["-:1", "-:3"]

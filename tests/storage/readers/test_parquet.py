@@ -1,4 +1,4 @@
-"""Parquet: real files, those that docmill wrote, cut ones, and those that are made to harm their reader."""
+"""Parquet files: whole, truncated and hostile ones."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from docmill.storage.readers.arrow import parquet as opened
 from docmill.storage.readers.confinement import receive
 from docmill.storage.readers.records import Row, document
 from docmill.storage.readers.table import rows_in_frame, serve
-from tests.storage.readers.reading import OPTIONS, read, refused
+from tests.storage.readers.reading import OPTIONS, list_rejections, list_texts, read, refused
 
 PARIS = datetime.timezone(datetime.timedelta(hours=1))
 
 
-def saved(path: Path, columns: dict[str, Any], **how: Any) -> Path:
-    parquet.write_table(pa.table(columns), path, **how)
+def saved(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    """Write a Parquet file, and return its path."""
+    parquet.write_table(pa.table(columns), path, **options)
     return path
 
 
-def test_a_table_of_many_groups_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
+def test_a_table_of_many_groups_is_read_in_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
     n = 2_500
     columns = {"id": range(n), "text": [f"text {i}" for i in range(n)], "lang": ["en"] * n}
     path = saved(tmp_path / "c.PARQUET", {name: list(column) for name, column in columns.items()}, row_group_size=400)
@@ -55,7 +56,7 @@ def test_a_table_of_many_groups_is_read_in_its_order_with_its_other_columns_as_m
     assert len(read(path, SourceOptions(limit=3))) == 3
 
 
-def test_values_that_json_does_not_know_have_a_form_in_it(tmp_path: Path) -> None:
+def test_values_that_json_does_not_have_are_converted(tmp_path: Path) -> None:
     noon = datetime.datetime.fromisoformat("2026-01-02T12:00:00.000005")
     metadata: dict[str, tuple[Any, Any]] = {
         "day": (pa.array([noon.date()]), "2026-01-02"),
@@ -93,7 +94,7 @@ def test_binary_data_is_left_out_with_a_flag_and_refused_as_a_text(tmp_path: Pat
 
 
 def in_this_process(path: Path) -> list[Record | Rejection]:
-    """Return the records of the reader's process, read in this process."""
+    """Read a Parquet file in this process, as the reader's own process does."""
     out = io.BytesIO()
     with path.open("rb") as file:
         serve(partial(opened, file, OPTIONS), out)
@@ -105,7 +106,7 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
     return items
 
 
-def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
+def test_wrong_columns_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"body": pa.array([], pa.string()), "nr": pa.array([], pa.int64())})
     assert 'no record has a field "text"; it has "body", "nr"' in refused(FieldUnknown, path)
     assert read(path, SourceOptions("body")) == []
@@ -121,7 +122,7 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     assert "c.parquet is damaged, or no Parquet file" in refused(SourceError, path)
 
 
-def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:
+def test_a_damaged_group_of_rows_affects_no_other(tmp_path: Path) -> None:
     texts = [f"text {i}" for i in range(30)]
     path = saved(tmp_path / "c.parquet", {"text": texts}, row_group_size=10, use_dictionary=False)
     place = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
@@ -129,14 +130,12 @@ def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:
     raw[place : place + 20] = b"\xff" * 20
     path.write_bytes(raw)
     items = read(path)
-    assert [item.text for item in items if isinstance(item, Record)] == texts[:10] + texts[20:]
-    assert [item for item in items if isinstance(item, Rejection)] == [
-        Rejection("c.parquet:11", "the file is damaged: rows 11 to 20 cannot be read")
-    ]
+    assert list_texts(items) == texts[:10] + texts[20:]
+    assert list_rejections(items) == [Rejection("c.parquet:11", "the file is damaged: rows 11 to 20 cannot be read")]
 
 
 @pytest.mark.long
-def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_dictionary_of_one_long_text_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array(["a" * 20_000_000]))
     with parquet.ParquetWriter(path, pa.schema([("text", many.type)]), compression="zstd") as out:
@@ -169,11 +168,11 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     fields = [pa.field("text", pa.string())]
     for name in ("arrow.py_extension_type", "nobody.knows"):
-        said = {
+        extension = {
             "ARROW:extension:name": name,
             "ARROW:extension:metadata": pickle.dumps(_Evil(tmp_path / "harmed"), 0),
         }
-        fields.append(pa.field(name, pa.string(), metadata=said))
+        fields.append(pa.field(name, pa.string(), metadata=extension))
     columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
     parquet.write_table(pa.table(columns, schema=pa.schema(fields)), path)
     [record] = read(path)
@@ -181,7 +180,7 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "harmed").exists()
 
 
-def test_a_compression_around_it_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a"]})
     (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert "take off a compression" in refused(SourceUnsupported, tmp_path / "c.parquet.gz")

@@ -1,4 +1,4 @@
-"""A reader is one module and one line of the registry; help and messages derive from the registry."""
+"""A bug in a reader ends the reading and is named."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source
 
 
-def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_in_the_reader_of_a_file_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> NoReturn:
         raise KeyError("geheim")
 

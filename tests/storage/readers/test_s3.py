@@ -1,4 +1,4 @@
-"""Object stores: a server that speaks S3's protocol (moto's), and no word of its keys."""
+"""Object stores: moto's server of S3's protocol, whose keys are never shown."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import pytest
 from pyarrow import parquet
 
 from docmill.storage.readers import (
-    Record,
     SourceError,
     SourceMissing,
     open_source,
 )
-from tests.storage.readers.reading import OPTIONS, read, refused
+from tests.storage.readers.reading import OPTIONS, list_keys, list_texts, read, refused
 from tests.storage.readers.test_remote import LINES
 
 KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow
@@ -27,7 +26,8 @@ KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer  # Flask's globals break what looks through all modules, as vLLM does
+    """The URL of an object store."""
+    from moto.server import ThreadedMotoServer  # Flask's globals break code that searches all modules, such as vLLM
 
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
@@ -38,6 +38,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty bucket `books`."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -45,10 +46,10 @@ def bucket(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     import boto3
 
     fsspec.filesystem("s3").clear_instance_cache()
-    made = boto3.resource("s3").Bucket("books")
-    made.create()
-    made.objects.all().delete()
-    return made
+    books = boto3.resource("s3").Bucket("books")
+    books.create()
+    books.objects.all().delete()
+    return books
 
 
 def test_lines_and_parts_of_a_table_are_read_from_a_bucket(bucket: Any, tmp_path: Path) -> None:
@@ -58,11 +59,11 @@ def test_lines_and_parts_of_a_table_are_read_from_a_bucket(bucket: Any, tmp_path
     bucket.put_object(Key="a/c.jsonl", Body=LINES)
     source = open_source("s3://books/a/c.jsonl", OPTIONS)
     assert (source.name, source.size_bytes()) == ("s3://books/a/c.jsonl", len(LINES))
-    assert [item.key for item in source.records() if isinstance(item, Record)] == [str(n) for n in range(3_000)]
-    assert [item.text for item in read("s3://books/a/c.parquet") if isinstance(item, Record)] == texts
+    assert list_keys(source.records()) == [str(n) for n in range(3_000)]
+    assert list_texts(read("s3://books/a/c.parquet")) == texts
 
 
-def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_refused_object_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "s3://books/no.jsonl: there is no such file" in refused(SourceMissing, "s3://books/no.jsonl")
     assert "there is no such file" in refused(SourceMissing, "s3://nobody/c.jsonl")
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -82,17 +83,17 @@ def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: py
 
 def test_no_key_is_in_a_name_a_message_or_a_log(bucket: Any, caplog: pytest.LogCaptureFixture) -> None:
     bucket.put_object(Key="c.jsonl", Body=LINES)
-    said = ""
+    messages = ""
     with caplog.at_level(logging.DEBUG):
         caplog.clear()
         for store in ("s3://books", f"s3://{KEY}:{SECRET}@books"):
             for name in ("c.jsonl", "no.jsonl"):
                 try:
                     source = open_source(f"{store}/{name}", OPTIONS)
-                    said += source.name + str(list(source.records())[-1].where)
+                    messages += source.name + str(list(source.records())[-1].where)
                 except SourceError as error:
-                    said += str(error)
-    assert SECRET not in said
-    assert said.count(f"{KEY}:***@") == 2
+                    messages += str(error)
+    assert SECRET not in messages
+    assert messages.count(f"{KEY}:***@") == 2
     assert "geheim" not in caplog.text.lower()
     assert "signature" not in caplog.text.lower()

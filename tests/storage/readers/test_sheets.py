@@ -1,10 +1,9 @@
-"""Sheets of workbooks: values, names and numbers of rows, and workbooks that are broken or harmful."""
+"""Sheets of workbooks: values, names and row numbers, and damaged and hostile workbooks."""
 
 from __future__ import annotations
 
 import datetime
 import gzip
-import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.records import KeyKind
+from tests.storage.readers.reading import zipped
 
 DATA = Path(__file__).parent / "data"
 NOON = datetime.datetime.fromisoformat("2026-02-03T12:30")
@@ -29,7 +29,7 @@ Sheet = list[list[Any]]
 
 
 def saved(path: Path, /, *, hidden: str = "", **sheets: Sheet) -> Path:
-    """Write a workbook; a formula is a pair of it and its value."""
+    """Write a workbook, and return its path. A tuple is a formula and its value."""
     with xlsxwriter.Workbook(path) as workbook:
         formats = {
             datetime.datetime: workbook.add_format({"num_format": "yyyy-mm-dd hh:mm"}),
@@ -85,7 +85,7 @@ def test_a_row_is_a_document_and_its_cells_keep_their_types(tmp_path: Path) -> N
     assert len(read(path, limit=2)) == 2
 
 
-def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
+def test_the_only_visible_sheet_with_rows_or_the_named_sheet_is_read(tmp_path: Path) -> None:
     rows = [["text"], ["A text."]]
     hidden = saved(tmp_path / "hidden.xlsx", hidden="Lists", Data=rows, Empty=[], Lists=rows)
     assert read(hidden) == [Record("hidden.xlsx:2", "A text.", {}, (), "hidden.xlsx:2")]
@@ -110,7 +110,7 @@ def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_p
 TITLED: Sheet = [["Report of 2026"], [], ["id", "text"], [1, "x"], [], [2, "y"]]
 
 
-def test_the_row_of_the_header_may_be_named_and_rows_above_it_are_left_out(tmp_path: Path) -> None:
+def test_the_row_of_the_header_can_be_named_and_rows_above_it_are_left_out(tmp_path: Path) -> None:
     path = saved(tmp_path / "book.xlsx", Data=TITLED, More=[["text"], ["z"]])
     options = {"sheet": "Data", "header_row": 3}
     assert read(path, **options) == [
@@ -123,7 +123,7 @@ def test_the_row_of_the_header_may_be_named_and_rows_above_it_are_left_out(tmp_p
         read(path, sheet="Data", header_row=4)
 
 
-def test_a_row_of_the_header_that_is_empty_or_beyond_the_sheet_is_refused(tmp_path: Path) -> None:
+def test_a_header_row_that_is_empty_or_beyond_the_sheet_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "book.xlsx", Data=TITLED)
     with pytest.raises(
         SourceUnsupported, match=r'row 2 of the sheet "Data" is empty: give --header-row the row with'
@@ -136,7 +136,7 @@ def test_a_row_of_the_header_that_is_empty_or_beyond_the_sheet_is_refused(tmp_pa
         read(tmp_path / "a.csv", header_row=2)
 
 
-def test_the_header_of_an_opendocument_sheet_may_stand_further_down(tmp_path: Path) -> None:
+def test_the_header_of_an_opendocument_sheet_may_be_further_down(tmp_path: Path) -> None:
     names = {item: f"urn:oasis:names:tc:opendocument:xmlns:{item}:1.0" for item in ("office", "table", "text")}
     cells = [["Report"], [], ["id", "text"], ["a", "One."]]
     written = "".join(
@@ -166,7 +166,7 @@ def test_workbooks_of_other_programs_are_read(tmp_path: Path) -> None:
     assert read(path)[0] == Record("1", "Hello Größe", meta, (), "table.xls:2")
 
 
-def test_a_workbook_without_the_columns_that_are_wanted_is_refused(tmp_path: Path) -> None:
+def test_a_workbook_without_the_needed_columns_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "book.xlsx", Data=[["id", "body", "body"], [1, "x", "y"]])
     with pytest.raises(FieldUnknown, match='more than one column is named "body"'):
         read(path)
@@ -174,16 +174,17 @@ def test_a_workbook_without_the_columns_that_are_wanted_is_refused(tmp_path: Pat
         read(saved(tmp_path / "book.xlsx", Data=[], More=[]))
 
 
-def test_what_is_no_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
     good = saved(tmp_path / "good.xlsx", Data=[["text"], ["x"]]).read_bytes()
     for raw in (b"", b"PK\3\4", good[:-200], b"id,text\n1,x\n"):
         (tmp_path / "bad.xlsx").write_bytes(raw)
         with pytest.raises(SourceError, match=r"bad\.xlsx is damaged, or no workbook"):
             read(tmp_path / "bad.xlsx")
-    letter = io.BytesIO()
-    with zipfile.ZipFile(letter, "w") as made:
-        made.writestr("word/document.xml", "x")
-    for raw, kind in ((letter.getvalue(), ".docx"), (b"<!DOCTYPE html><p>", ".html"), (b"%PDF-1.7\n", ".pdf")):
+    for raw, kind in (
+        (zipped({"word/document.xml": "x"}), ".docx"),
+        (b"<!DOCTYPE html><p>", ".html"),
+        (b"%PDF-1.7\n", ".pdf"),
+    ):
         (tmp_path / "bad.xlsx").write_bytes(raw)
         with pytest.raises(SourceError, match=rf"bad\.xlsx: .* under another name: end its name in {kind}"):
             read(tmp_path / "bad.xlsx")

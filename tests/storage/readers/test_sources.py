@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.files import StreamSource
-from tests.storage.readers.reading import OPTIONS, read, refused
+from tests.storage.readers.reading import OPTIONS, list_keys, read, refused
 from tests.storage.readers.site import serving
 
 MB = 2**20
@@ -115,14 +116,12 @@ def test_compressed_files_of_several_parts_are_read_to_the_end(tmp_path: Path, c
     path = tmp_path / f"c.jsonl{compression}"
     half = len(LINES) // 2
     path.write_bytes(b"".join(COMPRESS[compression](b"".join(part)) for part in (LINES[:half], LINES[half:], [])))
-    assert [item.key for item in read(path) if isinstance(item, Record)] == [str(n) for n in range(3_000)]
+    assert list_keys(read(path)) == [str(n) for n in range(3_000)]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
 @pytest.mark.parametrize("damage", ["truncated", "corrupt"])
-def test_a_broken_file_gives_what_came_before_and_a_fatal_rejection(
-    tmp_path: Path, compression: str, damage: str
-) -> None:
+def test_a_broken_file_ends_with_a_fatal_rejection(tmp_path: Path, compression: str, damage: str) -> None:
     path = tmp_path / f"c.jsonl{compression}"
     blocks = [b"".join(LINES[start : start + 500]) for start in range(0, 3_000, 500)]
     whole = b"".join(map(COMPRESS[compression], blocks))
@@ -135,7 +134,7 @@ def test_a_broken_file_gives_what_came_before_and_a_fatal_rejection(
     assert f"after c.jsonl{compression}:{len(before)}" in last.reason
     assert "nothing more was read" in last.reason
     assert len(before) >= 1_000
-    assert [item.key for item in before if isinstance(item, Record)] == [str(n) for n in range(len(before))]
+    assert list_keys(before) == [str(n) for n in range(len(before))]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
@@ -175,32 +174,32 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path, compre
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "no\0thing", "nothing " * 1000])
-def test_a_missing_source_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceMissing, match="no such file or folder") as raised:
-        open_source(str(tmp_path / name), OPTIONS)
-    assert len(str(raised.value)) < 300
+def test_a_missing_source_is_reported(tmp_path: Path, name: str) -> None:
+    message = refused(SourceMissing, tmp_path / name)
+    assert "no such file or folder" in message
+    assert len(message) < 300
 
 
 def test_json_that_is_no_lines_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("[]")
-    told = "c.json: docmill reads JSON lines; to make them of an array: jq -c '.[]' FILE.json >FILE.jsonl"
-    assert refused(SourceUnsupported, tmp_path / "c.json") == told
+    message = "c.json: docmill reads JSON lines; to make them of an array: jq -c '.[]' FILE.json >FILE.jsonl"
+    assert refused(SourceUnsupported, tmp_path / "c.json") == message
 
 
 @pytest.mark.parametrize("name", ["c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])
-def test_an_unsupported_kind_is_refused_with_those_that_are_read(tmp_path: Path, name: str) -> None:
+def test_an_unsupported_kind_is_refused_with_the_supported_ones(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
     assert "these are: .jsonl, .ndjson, .csv, .tsv, .parquet," in refused(SourceUnsupported, tmp_path / name)
 
 
 def test_a_pipe_and_a_device_are_refused_without_being_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(SourceError, match="is a pipe, not a file; pass it on standard input, as -"):
-        open_source(str(tmp_path / "pipe.jsonl"), OPTIONS)
+    message = "is a pipe, not a file; pass it on standard input, as -"
+    assert message in refused(SourceError, tmp_path / "pipe.jsonl")
     assert "is a device" in refused(SourceError, "/dev/zero")
 
 
-def test_a_link_to_a_file_is_that_file_and_a_circle_of_links_is_refused(tmp_path: Path) -> None:
+def test_a_link_to_a_file_is_followed_and_a_circle_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_bytes(LINES[0])
     (tmp_path / "link.jsonl").symlink_to("real.jsonl")
     assert open_source(str(tmp_path / "link.jsonl"), OPTIONS).name == str(tmp_path / "real.jsonl")
@@ -209,9 +208,7 @@ def test_a_link_to_a_file_is_that_file_and_a_circle_of_links_is_refused(tmp_path
         open_source(str(tmp_path / "circle.jsonl"), OPTIONS)
 
 
-def test_the_name_of_a_source_is_absolute_however_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_name_of_any_source_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "c.jsonl").write_bytes(LINES[0])
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("")
@@ -234,23 +231,23 @@ def test_standard_input_is_read_from_a_pipe_as_it_comes() -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Makes a module, and a feature of its name that brings readers."""
+    """Yield a function that makes a module, and a feature of its name with readers."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
     brought: list[Feature] = []
     monkeypatch.setattr("docmill.storage.readers.sources.features", lambda: brought)
 
-    def made(name: str, readers: dict[str, str], code: str = READER) -> None:
+    def add_feature(name: str, readers: dict[str, str], code: str = READER) -> None:
         (site / f"{name}.py").write_text(code)
         brought.append(Feature(name, readers=readers))
 
-    yield made
+    yield add_feature
     for name in ("tiny", "other"):
         sys.modules.pop(name, None)
 
 
-def test_a_feature_can_read_a_suffix_with_all_that_others_have(install: Install, tmp_path: Path) -> None:
+def test_a_feature_can_read_a_suffix(install: Install, tmp_path: Path) -> None:
     install("tiny", {".bar": "tiny:rows"})
     raw = b"a|first\nnothing\nb|nul\0\n"
     (tmp_path / "c.BAR").write_bytes(raw)
@@ -271,7 +268,7 @@ def test_a_feature_can_read_a_scheme(install: Install) -> None:
     assert list(source.records()) == [Record("page", "said", {}, (), "page")]
 
 
-def test_our_own_kinds_come_first(install: Install, tmp_path: Path) -> None:
+def test_built_in_kinds_come_first(install: Install, tmp_path: Path) -> None:
     install("tiny", {".jsonl": "tiny:rows", "sqlite": "tiny:Wiki"})
     (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
     assert len(list(open_source(str(tmp_path / "c.jsonl"), OPTIONS).records())) == 1
@@ -286,22 +283,18 @@ def test_our_own_kinds_come_first(install: Install, tmp_path: Path) -> None:
         ("tiny:constant", r"the reader tiny:constant of the feature tiny is no function"),
     ],
 )
-def test_a_reader_that_does_not_load_is_named_with_its_feature(
-    value: str, reason: str, install: Install, tmp_path: Path
-) -> None:
+def test_a_reader_that_does_not_load_is_named(value: str, reason: str, install: Install, tmp_path: Path) -> None:
     install("tiny", {".bar": value, "wiki": value})
     (tmp_path / "c.bar").write_bytes(b"")
     for source in (str(tmp_path / "c.bar"), "wiki://x"):
-        with pytest.raises(SourceUnsupported, match=reason):
-            open_source(source, OPTIONS)
-    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')  # which it does not concern
+        assert re.search(reason, refused(SourceUnsupported, source))
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')  # a built-in reader still works
     open_source(str(tmp_path / "c.jsonl"), OPTIONS)
 
 
-def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Install, tmp_path: Path) -> None:
-    install(
-        "tiny", {".a": "tiny:breaks", ".b": "tiny:wrong", "a": "tiny:refuses", "b": "tiny:nothing", "h": "tiny:Half"}
-    )
+def test_a_failing_reader_is_named_and_its_error_is_not_quoted(install: Install, tmp_path: Path) -> None:
+    schemes = {"a": "tiny:refuses", "b": "tiny:nothing", "h": "tiny:Half"}
+    install("tiny", {".a": "tiny:breaks", ".b": "tiny:wrong", **schemes})
     for name in ("c.a", "c.b"):
         (tmp_path / name).write_bytes(b"")
     records = open_source(str(tmp_path / "c.a"), OPTIONS).records()
@@ -310,14 +303,12 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         next(records)
     *_, last = read(tmp_path / "*.a")
     line = (tmp_path / "site" / "tiny.py").read_text().split('raise KeyError("secret")')[0].count("\n") + 1
-    said = f"the reader tiny:breaks of the feature tiny failed (KeyError in tiny.py, line {line})"
-    assert last == Rejection("c.a", f"c.a: {said}", fatal=True)
-    with pytest.raises(SourceError, match=r"tiny:wrong of the feature tiny yields dict, not Row or Rejection"):
-        open_source(str(tmp_path / "c.b"), OPTIONS)
-    with pytest.raises(
-        SourceError, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"
-    ):
-        open_source("a://me:geheim@x", OPTIONS)
+    reason = f"the reader tiny:breaks of the feature tiny failed (KeyError in tiny.py, line {line})"
+    assert last == Rejection("c.a", f"c.a: {reason}", fatal=True)
+    message = refused(SourceError, tmp_path / "c.b")
+    assert "tiny:wrong of the feature tiny yields dict, not Row or Rejection" in message
+    message = refused(SourceError, "a://me:geheim@x")
+    assert message.endswith("a://: the reader tiny:refuses of the feature tiny failed (RuntimeError)")
     for url in ("b://x", "h://x"):
         assert "gives no source" in refused(SourceError, url)
 
@@ -332,14 +323,14 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         ("{'text': 'x', 2: 'y'}, 1, name, (), False", "yields a Row with a field that is no JSON value"),
     ],
 )
-def test_a_reader_that_yields_a_malformed_row_is_named(
+def test_a_reader_that_yields_an_invalid_row_is_named(
     row: str, reason: str, install: Install, tmp_path: Path
 ) -> None:
     code = f"from docmill.storage.readers import Row\n\ndef rows(stream, name, options):\n    yield Row({row})\n"
     install("tiny", {".bar": "tiny:rows"}, code)
     (tmp_path / "c.bar").write_bytes(b"")
-    with pytest.raises(SourceError, match=rf"^c\.bar: the reader tiny:rows of the feature tiny {reason}"):
-        open_source(str(tmp_path / "c.bar"), OPTIONS)
+    message = refused(SourceError, tmp_path / "c.bar")
+    assert message.startswith(f"c.bar: the reader tiny:rows of the feature tiny {reason}")
 
 
 def test_two_readers_of_one_suffix_are_refused_with_both_names(install: Install, tmp_path: Path) -> None:
@@ -354,7 +345,7 @@ def read_queries(folder: Path, raw: bytes, name: str = "q.txt") -> list[Record |
     return list(open_queries(str(folder / name)).records())
 
 
-def test_every_line_is_a_text_and_blank_ones_count_in_line_numbers_only(tmp_path: Path) -> None:
+def test_every_line_is_a_query_and_blank_lines_count_only_in_line_numbers(tmp_path: Path) -> None:
     raw = b"\xef\xbb\xbf one \r\n\n \ntwo\xff\nlast"
     expected = [
         Record("q.txt:1", "one", {}, (), "q.txt:1"),
@@ -386,6 +377,6 @@ def test_queries_are_read_from_records_too(tmp_path: Path) -> None:
     ]
 
 
-def test_other_files_are_refused_with_what_is_read(tmp_path: Path) -> None:
+def test_other_files_of_queries_are_refused_with_the_supported_kinds(tmp_path: Path) -> None:
     with pytest.raises(SourceUnsupported, match=r"q.md is not .* these are: .jsonl, .*, .txt \(also .gz or .zst\)"):
         read_queries(tmp_path, b"one\n", "q.md")
