@@ -29,7 +29,7 @@ class DataSets(Handler):
 
     def do_POST(self) -> None:  # noqa: N802
         paths = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
-        folder = self.one.models[NAME]
+        folder = self.hub.models[NAME]
         self.json([entry(folder, name) for name in paths if (folder / name).is_file()])
 
     def file(self, file: Path, name: str) -> None:
