@@ -116,7 +116,12 @@ FR_EN = {"source_lang": "fr", "target_lang": "en"}
 IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
     ("generate", "llama", {"prompt": "{text}", "dtype": "int8"}, "no backend computes generate with decoder-only"),
     ("embed", "llama", {"dtype": "int8"}, "--dtype int8: no backend computes embed with decoder-only models"),
-    ("generate", "llama", {"prompt": "{text}", "max_new_tokens": 5000}, "can write: it holds 256 tokens, its prompt"),
+    (
+        "generate",
+        "llama",
+        {"prompt": "{text}", "max_new_tokens": 5000},
+        "can write: it holds 256 tokens, with the prompt and a text",
+    ),
     ("generate", "llama", {"prompt": "a b c " * 30 + "{text}", "max_new_tokens": 200}, "there is no room for a text"),
     ("generate", "llama", {"prompt": "{text}", "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
     ("translate", "marian-ddtp", {**FR_EN, "max_new_tokens": 5000}, "it holds 512 tokens"),
