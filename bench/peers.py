@@ -152,8 +152,13 @@ def _converted(folder: Path) -> Any:
 def _compiled(made: Any, precision: str, threads: int) -> Callable[[dict[str, Any]], Any]:
     import openvino as ov
 
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 1}
-    settings["INFERENCE_NUM_THREADS"] = threads
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # pinned, two models side by side share one core
+    }
     compiled = ov.Core().compile_model(made, "CPU", settings)
     return lambda given: compiled(given)[0].astype(np.float32)
 

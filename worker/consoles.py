@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.worker import logs
-from docmill.worker.formatting import counted, printable, shorten
+from docmill.worker.formatting import counted, local_time, printable, shorten
 from docmill.worker.jobs import Bar
 
 if TYPE_CHECKING:
@@ -177,12 +177,14 @@ def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
 def jobs_table(statuses: Sequence[JobStatus]) -> Group:
     """Return a table with a line for each job, and below it the reasons why jobs wait or stopped."""
     count_columns = ("done", "failed", "to do")
-    made = table("job", "state", "task", "corpus", *count_columns, names={"task", "corpus"}, numbers=count_columns)
+    headings = ("job", "state", "made", "task", "corpus", *count_columns)
+    made = table(*headings, names={"task", "corpus"}, numbers=count_columns)
     reasons = []
     for status in statuses:
         kinds = ", ".join(step.spec.kind for step in status.steps) + (" (migration)" if status.is_backfill else "")
         counts = (f"{count:,}" for count in (status.done, status.failed, status.pending))
-        made.add_row(str(status.id), status.state, NameCell(kinds), NameCell(status.corpus), *counts)
+        when = local_time(status.created_at)
+        made.add_row(str(status.id), status.state, when, NameCell(kinds), NameCell(status.corpus), *counts)
         if reason := status.waiting_for or status.reason:
             reasons.append(Text(printable(f"Job {status.id}: {reason}")))
     return Group(made, *([Text(), *reasons] if reasons else []))

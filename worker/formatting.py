@@ -174,7 +174,7 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
         read = f"{status.tokens_in:,} tokens read, {rate(status.time_left.tokens_per_s)} a second at work"
         took = f"It took {duration(status.elapsed_s)}: {read}"
     paid = "" if cost is None else f"Its tokens cost {cost}"
-    sentences = [line, *filter(None, [took, paid, status.not_pruned, status.reason])]
+    sentences = [line, *filter(None, [took, paid, status.reason])]
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 
@@ -354,6 +354,7 @@ def describe_status(
         "results": lost(status) or "",
         "removed": swept(status.swept or ()),
         "not pruned": status.not_pruned or "",
+        "made": local_time(status.created_at),
         "time": duration(status.elapsed_s),
         "reason": status.reason or status.waiting_for or "",
     }

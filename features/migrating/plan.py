@@ -160,8 +160,7 @@ def forecast(
 ) -> Forecast:
     """Measure a sample of the texts that a migration computes, and return its cost. Stores nothing."""
     with database.read() as transaction:
-        requests = steps.read_requests(transaction, planned.old.job_id)
-        opened = steps.open_steps(transaction, requests)
+        opened = steps.read_steps(transaction, planned.old.job_id)
     replaced = next(step for step in opened if step.spec_id == planned.old.spec_id)
     texts = StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.find_way(opened, replaced)))
     step = StepRequest(planned.new.kind, planned.new)

@@ -246,8 +246,11 @@ def _never(_word: str) -> bool:
 
 
 def _find_first(names: Iterable[WrittenName]) -> list[WrittenName]:
-    """Return the first name of each spelling."""
-    return list({name.written: name for name in reversed(list(names))}.values())[::-1]
+    """Return the first name of each spelling, in their order."""
+    firsts: dict[str, WrittenName] = {}
+    for name in names:
+        firsts.setdefault(name.written, name)
+    return list(firsts.values())
 
 
 def _stands_alone(name: WrittenName, text: str) -> bool:

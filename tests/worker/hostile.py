@@ -78,6 +78,7 @@ def hostile(trap: Path) -> dict[str, bytes]:
         "a call afterwards": message(following={"callbacks": [link]}),
         "an error's call": message({"v": 1, "shard_id": -1}, following={"errbacks": [link]}),
         "one argument more": message({"v": 1, "shard_id": 1, "trust_remote_code": True}),
+        "a version that is true": message({"v": True, "shard_id": 1}),
         "an id beyond every table": message({"v": 1, "shard_id": 2**63}),
         "an id beyond every number": message({"v": 1, "shard_id": 10**400}),
         "an object for an id": message({"v": 1, "shard_id": {"__type__": "uuid", "__value__": "x"}}),

@@ -269,6 +269,21 @@ def test_only_an_order_whose_process_vanished_counts_as_a_death(
         assert deaths == (ends == "killed")
 
 
+def test_an_order_whose_lease_lapsed_while_redis_was_away_is_taken_back_unless_another_process_has_it(
+    redis_url: str,
+) -> None:
+    broker, other, stop = Broker(redis_url), Broker(redis_url), threading.Event()
+    with broker.attempt("outage", 60.0, stop) as (_, renew):
+        broker._redis.delete(f"{KEY_PREFIX}lease:outage")  # as it lapses
+        assert renew()
+        with pytest.raises(OrderBusy), other.attempt("outage", 60.0, stop):
+            pass
+        broker._redis.delete(f"{KEY_PREFIX}lease:outage")
+        with other.attempt("outage", 60.0, stop) as (_, renew_other):
+            assert not renew()
+            assert renew_other()
+
+
 def test_an_order_that_comes_again_while_it_is_read_waits_for_its_job(
     root: Path, order: dict[str, Any], database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 from redis import Redis, ResponseError
 from redis.connection import Connection
+from redis.exceptions import LockNotOwnedError
+from redis.lock import Lock
 
 from docmill.tasks import tracing
 from docmill.tasks.tracing import messaging
@@ -235,24 +237,32 @@ class Broker:
         renews the lease. A process that was told to `stop` does not count as dead. Raises OrderBusy and
         BrokerUnreachable.
         """
-        attempts, lease = f"{KEY_PREFIX}attempts:{order_id}", f"{KEY_PREFIX}lease:{order_id}"
+        attempts = f"{KEY_PREFIX}attempts:{order_id}"
+        lease = Lock(
+            self._redis, f"{KEY_PREFIX}lease:{order_id}", timeout=lease_s, blocking=False, thread_local=False
+        )
 
         def renew() -> bool:
-            with suppress(redis.RedisError):  # nobody else can take it from a Redis that is away
-                self._redis.set(lease, "", px=round(1000 * lease_s))
-                if stop.is_set():
+            try:
+                lease.reacquire()
+            except LockNotOwnedError:  # it lapsed while Redis was away
+                if not lease.acquire():
+                    return False
+            except redis.RedisError:  # nobody else can take it from a Redis that is away
+                return True
+            if stop.is_set():
+                with suppress(redis.RedisError):
                     self._redis.delete(attempts)
             return True
 
-        def end(*keys: str) -> None:
-            ended = [*self._ended]
-            if keys or ended:
-                self._redis.delete(*keys, *ended)
+        def end() -> None:
+            if ended := [*self._ended]:
+                self._redis.delete(*ended)
                 self._ended.difference_update(ended)
 
         with self._reaching():
             end()
-            if not self._redis.set(lease, "", px=round(1000 * lease_s), nx=True):
+            if not lease.acquire():
                 raise OrderBusy
             deaths = int(self._redis.get(attempts) or 0)
             self._redis.set(attempts, deaths + 1, ex=_DAY_S)
@@ -261,7 +271,8 @@ class Broker:
         finally:
             self._ended.add(attempts)
             with suppress(redis.RedisError):
-                end(lease)
+                end()
+                lease.release()
 
     def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
         """Send a hint for each shard, behind all that wait, or with `ahead` only behind others sent ahead.

@@ -68,7 +68,7 @@ def parse_hint(task: str, arguments: Mapping[str, Plain]) -> int:
     """Return the id in the arguments of a message about a shard or a run. Raises BadMessage for any other message."""
     name = ID_NAMES[task]
     value = arguments.get(name)
-    if arguments.keys() != {"v", name} or arguments["v"] != VERSION:
+    if arguments.keys() != {"v", name} or arguments["v"] is True or arguments["v"] != VERSION:
         raise BadMessage(f"this message has exactly v={VERSION} and {name}, not {sorted(arguments)}")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
         raise BadMessage(f"{name} is a positive whole number")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.formatting import local_time
 from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
@@ -18,7 +19,11 @@ def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: 
     assert call("pause", 1, "--json").json() == {"id": 1, "changed": True}
     status = call("status", 1, "--json").json()
     assert (status["state"], status["waiting_cause"]) == ("paused", "paused")
-    assert "docmill resume" in call("jobs").out
+    made = local_time(status["created_at"])
+    listed = call("jobs").out
+    assert "docmill resume" in listed
+    assert made in listed
+    assert made in call("status", 1).out
     assert call("priority", 1, 7, "--json").json()["changed"]
     assert call("resume", 1, "--json").json()["changed"]
     status = call("status", "--json").json()  # of the latest job
