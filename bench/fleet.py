@@ -1,4 +1,4 @@
-"""A warm installation for the benchmarks: a store on PostgreSQL, a Redis, a worker that has its models loaded."""
+"""An installation for the benchmarks: a store on PostgreSQL, a Redis, and a worker that keeps its models loaded."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from docmill.worker.submit.enqueue import enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
 
-LOOK_S = 0.5  # whoever waits must not be in the way: each look costs two processes a millisecond
-LONGEST_S = 600.0
+POLL_INTERVAL_S = 0.5  # each poll takes a millisecond of two processes from the job
+TIMEOUT_S = 600.0
 
 
 class Fleet:
-    """Jobs are timed from the moment in which their source, a file, lies there to that in which all is stored: the
-    time that the last shard's commit wrote, by the database's clock, which is this machine's."""
+    """An installation that runs and times jobs.
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, worker: int) -> None:
+    A job's time starts when its source file is complete. It ends at the commit of its last shard. The database's
+    clock gives that time, and the database runs on this machine.
+    """
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str, worker_pid: int) -> None:
         self._folder = folder
-        self._worker = worker
+        self._worker_pid = worker_pid
         self._settings = load_settings(home=folder / "home", database_url=database_url, redis_url=redis_url)
         self._database = Database(database_url, kinds=KINDS)
         self._broker = Broker(redis_url)
@@ -46,73 +49,80 @@ class Fleet:
         self._busy_shares: list[float] = []
 
     def run(self, texts: Sequence[str], task: str, model: str, **options: Any) -> tuple[float, int]:
-        """A job over these texts: its seconds, and the tokens that were written. Raises SystemExit for a failure."""
+        """Run a job over these texts, and return its seconds and the number of tokens that the model wrote.
+
+        Raises SystemExit if a text fails.
+        """
         self._runs += 1
         source = self._folder / f"{self._runs}.jsonl"
         source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
         request = Request(source=str(source), task=task, model=model, options=kinds.options(task, **options))
         began = time.time()
-        job = enqueue(self._database, self._broker, prepare(self._settings, request)).id
-        self._wait(job)
-        self._busy_shares += self._lately_busy()
-        ended, written = self._written(job, len(texts))
-        return ended - began, written
+        job_id = enqueue(self._database, self._broker, prepare(self._settings, request)).id
+        self._wait(job_id)
+        self._busy_shares += self._read_busy_shares()
+        ended, tokens = self._read_end_and_tokens(job_id, len(texts))
+        return ended - began, tokens
 
     @property
     def cache_dir(self) -> Path:
-        """The folder of the worker's converted models and measurements of this machine."""
+        """The folder where the worker keeps its converted models and its measurements of this machine."""
         return self._settings.cache_dir
 
     def close(self) -> None:
         self._broker.close()
         self._database.close()
 
-    def _wait(self, job: int) -> None:
-        """Wait until the job is read and has no open shard."""
-        left = select(Shard.id).where(Shard.job_id == job, Shard.state.in_(OPEN_SHARDS)).limit(1)
-        reading = select(Job.id).where(Job.id == job, Job.state == "ingesting")
-        deadline = time.monotonic() + LONGEST_S
+    def _wait(self, job_id: int) -> None:
+        """Wait until the job's source is read and the job has no open shard."""
+        open_shard = select(Shard.id).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS)).limit(1)
+        ingesting = select(Job.id).where(Job.id == job_id, Job.state == "ingesting")
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             with self._database.read() as transaction:
-                if transaction.scalar(left) is None and transaction.scalar(reading) is None:
+                if transaction.scalar(open_shard) is None and transaction.scalar(ingesting) is None:
                     return
-            time.sleep(LOOK_S)
-        raise SystemExit(f"the job does not end: {self.log()[-2000:]}")
+            time.sleep(POLL_INTERVAL_S)
+        raise SystemExit(f"the job did not end within {TIMEOUT_S:.0f} s: {self.log()[-2000:]}")
 
-    def _written(self, job: int, documents: int) -> tuple[float, int]:
-        """Return the time at which the last shard was done, and the number of tokens that were written."""
-        last = func.max(Shard.finished_at)
-        sums = (func.sum(Shard.n_contents), func.sum(Shard.n_failed), func.sum(Shard.tokens_out), last)
+    def _read_end_and_tokens(self, job_id: int, documents: int) -> tuple[float, int]:
+        """Return the time of the last shard's commit, and the number of tokens that the model wrote."""
+        last_commit = func.max(Shard.finished_at)
+        totals = (func.sum(Shard.n_contents), func.sum(Shard.n_failed), func.sum(Shard.tokens_out), last_commit)
         with self._database.read() as transaction:
             done, failed, tokens, ended = transaction.execute(
-                select(*sums).where(Shard.job_id == job, Shard.state == "done")
+                select(*totals).where(Shard.job_id == job_id, Shard.state == "done")
             ).one()
         if done != documents or failed:
             raise SystemExit(
-                f"of {documents} texts {done} are done and {failed} of these failed: {self.log()[-2000:]}"
+                f"{done} of {documents} texts are done, and {failed} of these failed: {self.log()[-2000:]}"
             )
         return float(ended or 0), int(tokens or 0)
 
     def log(self) -> str:
+        """Return the worker's log."""
         return (self._folder / "worker.log").read_text()
 
     def worker_peak_mb(self) -> float:
-        """The most memory that the worker's processes had, summed: the supervisor and its device processes."""
-        return sum(peak_mb(pid) for pid in (self._worker, *_children(self._worker)))
+        """Return the sum of the peak memory of the worker's supervisor and of its device processes, in MB."""
+        return sum(peak_mb(pid) for pid in (self._worker_pid, *_list_children(self._worker_pid)))
 
     def busy_shares(self) -> list[float]:
-        """By the workers' own word: the part of its time with texts in which a device computed, in the last minute
-        of each run."""
+        """Return the shares of the time with texts in which a device computed, as the workers report them.
+
+        Each run adds the shares of its last minute.
+        """
         return [*self._busy_shares]
 
-    def _lately_busy(self) -> list[float]:
+    def _read_busy_shares(self) -> list[float]:
+        """Return the shares of the last minute."""
         with self._database.read() as transaction:
             uses = transaction.scalars(select(Worker.time_use)).all()
         return [use["device"] / use["working"] for use in uses if use and use["working"]]
 
 
-def _children(parent: int) -> list[int]:
-    """The processes that it started and that live."""
+def _list_children(parent: int) -> list[int]:
+    """Return the ids of a process's living children."""
     tasks = Path(f"/proc/{parent}/task").glob("*/children")
     return [int(pid) for task in tasks for pid in task.read_text().split()]
 
@@ -127,16 +137,17 @@ def fleet(
     cache: Path | None = None,
     endpoint: str | None = None,
 ) -> Iterator[Fleet]:
-    """An installation in a folder, which is made, as long as the block lasts; its worker is that of `python`.
+    """Run an installation in a new folder, and stop it when the block ends.
 
-    With ``cache`` that folder is its cache, which another may have filled before. With ``endpoint`` the worker has no
-    device, and asks that server.
+    ``python`` is the interpreter of the environment whose `docmill` is the worker. ``cache`` is the worker's cache
+    folder, which another installation may have filled. With ``endpoint``, the worker sends its texts to that server
+    and needs no device.
     """
     (folder / "home").mkdir(parents=True)
     if cache is not None:
         cache.mkdir(exist_ok=True)
         (folder / "home" / "cache").symlink_to(cache)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the blocks below clean up
     with fresh_postgres() as database_url, own_redis(folder) as (redis_url, _):
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("DOCMILL_")},
@@ -148,16 +159,16 @@ def fleet(
             "DOCMILL_LOG_LEVEL": "info",
         }
         program = str(Path(python).absolute().with_name("docmill"))
-        asked = ["cpu"] if endpoint is None else ["remote", "--endpoint", endpoint]
-        command = [program, "worker", "--device", *asked]
+        device = ["cpu"] if endpoint is None else ["remote", "--endpoint", endpoint]
+        command = [program, "worker", "--device", *device]
         with (folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        one = Fleet(folder, database_url, redis_url, worker.pid)
+        installation = Fleet(folder, database_url, redis_url, worker.pid)
         try:
-            yield one
+            yield installation
         finally:
-            one.close()
+            installation.close()
             worker.send_signal(signal.SIGTERM)
             worker.wait(60)

@@ -1,9 +1,9 @@
-"""Measure the tokens per second written for prompts that share a template, by SmolLM2-135M in bfloat16.
+"""Measure how many tokens per second SmolLM2-135M writes in bfloat16, for prompts that share a template.
 
-docmill runs end to end, through Redis into PostgreSQL with a warm worker, on vLLM and on transformers. Beside it:
-vLLM called directly, and transformers in static batches of 16. Every output has the same number of tokens, since
-the models' ends are taken away. Each side has a process of its own and its model loaded; each run has new texts.
-vLLM holds transformers back at an older release, so the sides without vLLM may have another environment: `--plain`.
+docmill runs end to end, through Redis into PostgreSQL with a warm worker, on vLLM and on transformers. It is compared
+with vLLM called directly, and with transformers in static batches of 16. The model has no end token, so that all
+outputs have the same number of tokens. Each side has its own process, which has loaded the model. Each run has new
+texts. vLLM requires an older release of transformers. With `--plain`, the sides without vLLM use another environment.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ PROMPT = (
 
 
 def texts(run: int, count: int) -> list[str]:
-    """Descriptions of 40 words, other ones for each run: the number in front makes them so."""
+    """Return descriptions of 40 words. Each begins with the number of the run, so that no two runs share a text."""
     lines = [json.loads(line)["text"] for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
     return [f"{run}.{n}. " + " ".join(lines[n % len(lines)].split()[:WORDS]) for n in range(count)]
 
 
-def end_to_end(through: Fleet, model: Path, tokens: int) -> Callable[[int, int], Run]:
-    """docmill with a warm worker."""
+def build_docmill_side(installation: Fleet, model: Path, tokens: int) -> Callable[[int, int], Run]:
+    """Return the side of docmill with a warm worker."""
 
     def work(run: int, count: int) -> Run:
-        seconds, written = through.run(
+        seconds, written = installation.run(
             texts(run, count), "generate", str(model), prompt=PROMPT, max_new_tokens=tokens
         )
-        assert written == count * tokens, "the model has an end"
+        assert written == count * tokens, "the model ended an output early"
         return Run(written, seconds)
 
     return work
 
 
 class Peer:
-    """Another way to do it, in a process of its own that keeps its model."""
+    """A side on another library, in a process of its own that keeps its model loaded."""
 
     def __init__(self, python: str, name: str, model: Path, tokens: int, stack: ExitStack) -> None:
         command = [python, "-m", "bench.generate", "--peer", name, "--model", str(model)]
@@ -79,17 +79,17 @@ class Peer:
         for line in self._process.stdout:
             if line.startswith("seconds "):
                 return Run(count * self._tokens, float(line.split()[1]))
-        raise SystemExit("a peer ended before its time")
+        raise SystemExit("the process of a peer ended during the benchmark")
 
 
-def _release(python: str) -> str:
-    """Of transformers, in that environment."""
-    asked = "from importlib.metadata import version; print(version('transformers'))"
-    return subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+def _read_release(python: str) -> str:
+    """Return the release of transformers in the environment of this interpreter."""
+    program = "from importlib.metadata import version; print(version('transformers'))"
+    return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _serve(work: Callable[[Sequence[str]], None]) -> None:
-    """For a peer: time the work for each line of texts."""
+    """Run as a peer: read a batch of texts from each line of stdin, and print the seconds of its work."""
     for line in sys.stdin:
         batch = json.loads(line)
         began = time.perf_counter()
@@ -98,7 +98,8 @@ def _serve(work: Callable[[Sequence[str]], None]) -> None:
         sys.stdout.flush()
 
 
-def _chats(tokenizer: Any, batch: Sequence[str]) -> list[str]:
+def _apply_template(tokenizer: Any, batch: Sequence[str]) -> list[str]:
+    """Return the prompts of a batch, as the model's chat template writes them."""
     return [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": PROMPT.replace("{text}", text)}], tokenize=False, add_generation_prompt=True
@@ -107,29 +108,29 @@ def _chats(tokenizer: Any, batch: Sequence[str]) -> list[str]:
     ]
 
 
-def _static(model: str, tokens: int, precision: str) -> Callable[[Sequence[str]], None]:
-    """transformers' own generate, 16 prompts at a time, the longest beside each other."""
+def _load_transformers(model: str, tokens: int, precision: str) -> Callable[[Sequence[str]], None]:
+    """Return a function that calls transformers' own generate on batches of 16 prompts of similar length."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     tokenizer.pad_token = tokenizer.eos_token
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
+    causal_lm = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
 
     def work(batch: Sequence[str]) -> None:
-        prompts = sorted(_chats(tokenizer, batch), key=len)
+        prompts = sorted(_apply_template(tokenizer, batch), key=len)
         for start in range(0, len(prompts), 16):
             encoded = tokenizer(
                 prompts[start : start + 16], return_tensors="pt", padding=True, add_special_tokens=False
             )
             with torch.inference_mode():
-                loaded.generate(**encoded, max_new_tokens=tokens, do_sample=False)
+                causal_lm.generate(**encoded, max_new_tokens=tokens, do_sample=False)
 
     return work
 
 
-def _vllm(model: str, tokens: int) -> Callable[[Sequence[str]], None]:
-    """vLLM's own batch interface, with its prefix cache."""
+def _load_vllm(model: str, tokens: int) -> Callable[[Sequence[str]], None]:
+    """Return a function that calls vLLM's own batch interface, with its prefix cache."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     from vllm import LLM, SamplingParams
@@ -143,10 +144,10 @@ def _vllm(model: str, tokens: int) -> Callable[[Sequence[str]], None]:
         enforce_eager=True,
         kv_cache_memory_bytes=2 << 30,
     )
-    tokenizer, how = llm.get_tokenizer(), SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    tokenizer, sampling = llm.get_tokenizer(), SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
 
     def work(batch: Sequence[str]) -> None:
-        llm.generate(_chats(tokenizer, batch), how, use_tqdm=False)
+        llm.generate(_apply_template(tokenizer, batch), sampling, use_tqdm=False)
 
     return work
 
@@ -159,41 +160,42 @@ def main() -> None:
     parser.add_argument("--plain", default=sys.executable, help="the Python of the sides without vLLM")
     parser.add_argument("--peer", help="for the benchmark itself")
     parser.add_argument("--model", help="for the benchmark itself")
-    given = parser.parse_args()
-    if given.peer == "vllm":
-        return _serve(_vllm(given.model, given.tokens))
-    if given.peer is not None:
-        return _serve(_static(given.model, given.tokens, given.peer))
+    options = parser.parse_args()
+    if options.peer == "vllm":
+        return _serve(_load_vllm(options.model, options.tokens))
+    if options.peer is not None:
+        return _serve(_load_transformers(options.model, options.tokens, options.peer))
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         folder = Path(work)
         model = endless(fetched(SMOLLM2), folder / "model")
-        mills: dict[str, Fleet] = {}
+        installations: dict[str, Fleet] = {}
 
-        def docmill(backend: str, python: str) -> Callable[[int, int], Run]:
-            through = fleet(folder / backend, lane="generate", backend=backend, python=python)
-            mills[backend] = stack.enter_context(through)
-            return end_to_end(mills[backend], model, given.tokens)
+        def start_docmill(backend: str, python: str) -> Callable[[int, int], Run]:
+            installations[backend] = stack.enter_context(
+                fleet(folder / backend, lane="generate", backend=backend, python=python)
+            )
+            return build_docmill_side(installations[backend], model, options.tokens)
 
-        def peer(name: str, python: str) -> Callable[[int, int], Run]:
-            return Peer(python, name, model, given.tokens, stack)
+        def start_peer(name: str, python: str) -> Callable[[int, int], Run]:
+            return Peer(python, name, model, options.tokens, stack)
 
-        plain, release = given.plain, f"transformers {_release(given.plain)}"
+        plain, release = options.plain, f"transformers {_read_release(options.plain)}"
         sides: dict[str, Callable[[int, int], Run]] = {
-            "docmill, vllm": docmill("vllm", sys.executable),
-            "vLLM called directly": peer("vllm", sys.executable),
-            f"docmill, {release}": docmill("transformers", plain),
-            f"{release}, batches of 16, bfloat16": peer("bfloat16", plain),
-            f"{release}, batches of 16, float32": peer("float32", plain),
+            "docmill, vllm": start_docmill("vllm", sys.executable),
+            "vLLM called directly": start_peer("vllm", sys.executable),
+            f"docmill, {release}": start_docmill("transformers", plain),
+            f"{release}, batches of 16, bfloat16": start_peer("bfloat16", plain),
+            f"{release}, batches of 16, float32": start_peer("float32", plain),
         }
         ours, direct, portable, *static = sides
         runs = itertools.count()
-        compared = interleave(
-            f"{given.prompts} prompts with a shared template, {given.tokens} tokens each",
+        comparison = interleave(
+            f"{options.prompts} prompts with a shared template, {options.tokens} tokens each",
             "tokens",
-            {name: lambda side=side: side(next(runs), given.prompts) for name, side in sides.items()},  # type: ignore[misc]
-            pairs=given.pairs,
+            {name: lambda side=side: side(next(runs), options.prompts) for name, side in sides.items()},  # type: ignore[misc]
+            pairs=options.pairs,
         )
-        best = compared.best(*static)
+        best = comparison.best(*static)
         claims = [
             Claim("vllm backend ÷ vLLM called directly", ours, direct, 0.95),
             Claim("vllm backend ÷ static batches at their best precision", ours, best, 2.0),
@@ -201,9 +203,9 @@ def main() -> None:
         ]
         write(
             "generate",
-            [compared],
+            [comparison],
             [claims],
-            busy_shares_end_to_end={name: one.busy_shares() for name, one in mills.items()},
+            busy_shares_end_to_end={name: installation.busy_shares() for name, installation in installations.items()},
         )
     return None
 

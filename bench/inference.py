@@ -1,8 +1,8 @@
-"""Inference code of docmill's own beside the library's, in the same backend and under the same batching.
+"""Compare docmill's own inference code with the library's, in the same backend and under the same batching.
 
-An encoder without padding beside the model's own code on padded batches. Sides are compared by this process's CPU
-time on one thread, which says more than the clock on a machine that is shared: several threads would count the time
-in which they wait for each other.
+docmill computes an encoder without padding. The library's model code computes padded batches. The sides are compared
+by the CPU time of this process on one thread. On a shared machine, CPU time says more than the clock, and several
+threads would also count the time in which they wait for each other.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OURS, LIBRARY = "docmill's own", "the library's own"
 
 
-def lines(name: str, count: int) -> list[str]:
-    """Return the first paragraphs of an example."""
+def read_paragraphs(name: str, count: int) -> list[str]:
+    """Return the first `count` paragraphs of an example."""
     rows = map(json.loads, (EXAMPLES / name).read_text(encoding="utf-8").splitlines())
     return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20][:count]
 
 
 def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: Any) -> Assignment:
-    """Return an assignment of a model that comes with docmill, on the CPU."""
+    """Return an assignment that loads a model on the CPU."""
     folders = ModelFolders(None, cache_dir)
     pinned = pinning.pin(model, folders)
     config = pinning.read_config(pinned, folders)
@@ -52,7 +52,7 @@ def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: An
 
 
 class PlainLinear(OneDnnLinear):
-    """A linear layer of torch's own."""
+    """A linear layer that torch computes."""
 
     def __init__(self, *stacked: tuple[torch.Tensor, torch.Tensor]) -> None:
         self._weight = torch.cat([weight for weight, _ in stacked])
@@ -67,66 +67,72 @@ class PlainLinear(OneDnnLinear):
 
 
 @contextmanager
-def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Put a value in the place of a module's own while a model is opened."""
-    before = getattr(module, name)
+def replace_attribute(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute of a module until the block ends."""
+    original = getattr(module, name)
     setattr(module, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(module, name, original)
 
 
 def computing(backend: Any, texts: list[str]) -> Callable[[], Run]:
-    """Return a side: the backend computes all texts once, and its run has the seconds of CPU time."""
-    encoded = backend.encode(texts)
+    """Return a side that computes all texts once, and whose run has seconds of CPU time."""
+    encoded_texts = backend.encode(texts)
 
-    def once() -> Run:
+    def compute() -> Run:
         waiting: Pool[Any] = Pool()
-        waiting.add(Item(number, one, None) for number, one in enumerate(encoded))
+        waiting.add(Item(number, encoded, None) for number, encoded in enumerate(encoded_texts))
         began = time.process_time()
-        done = len(list(backend.run(waiting)))
-        return Run(done, time.process_time() - began)
+        n_texts = len(list(backend.run(waiting)))
+        return Run(n_texts, time.process_time() - began)
 
-    return once
+    return compute
 
 
-def compared(title: str, sides: Mapping[str, Any], texts: list[str], pairs: int) -> Comparison:
-    found = interleave(title, "texts", {name: computing(one, texts) for name, one in sides.items()}, pairs=pairs)
-    for backend in sides.values():
+def compare(title: str, backends: Mapping[str, Any], texts: list[str], pairs: int) -> Comparison:
+    """Compare backends on the same texts, and close them."""
+    sides = {name: computing(backend, texts) for name, backend in backends.items()}
+    comparison = interleave(title, "texts", sides, pairs=pairs)
+    for backend in backends.values():
         backend.close()
-    return found
+    return comparison
 
 
-def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
-    """An encoder without padding on oneDNN's and on torch's own linear layers, and the model's own code.
+def compare_encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
+    """Compare an encoder without padding, on linear layers of oneDNN and of torch, with the library's model code.
 
-    Each side has a cache of its own, from which no other can open its encoder again.
+    Each side has its own cache folder, so that it cannot load the encoder that another side saved.
     """
-    asked = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
-    sides = {f"{OURS}: no padding, oneDNN": EncoderBackend(asked)}
-    with replaced(packed, "OneDnnLinear", PlainLinear), replaced(packed, "on_amx", lambda _dtype: False):
-        sides["no padding, torch's linear layers"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "plain"))
-    with replaced(encoder_backend, "proven_encoder", lambda *_, **__: None):
-        sides[f"{LIBRARY}: padded"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "padded"))
-    return compared(f"MiniLM in {dtype}", sides, texts, pairs)
+    embedder = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
+    backends = {f"{OURS}: no padding, oneDNN": EncoderBackend(embedder)}
+    with (
+        replace_attribute(packed, "OneDnnLinear", PlainLinear),
+        replace_attribute(packed, "on_amx", lambda _dtype: False),
+    ):
+        plain = replace(embedder, cache_dir=cache_dir / "plain")
+        backends["no padding, torch's linear layers"] = EncoderBackend(plain)
+    with replace_attribute(encoder_backend, "proven_encoder", lambda *_, **__: None):
+        backends[f"{LIBRARY}: padded"] = EncoderBackend(replace(embedder, cache_dir=cache_dir / "padded"))
+    return compare(f"MiniLM in {dtype}", backends, texts, pairs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--texts", type=int, default=400, help="to embed")
     parser.add_argument("--pairs", type=int, default=5)
-    asked = parser.parse_args()
-    english = lines("descriptions.jsonl", asked.texts)
+    options = parser.parse_args()
+    english = read_paragraphs("descriptions.jsonl", options.texts)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work)
-        found = [encoders(dtype, cache, english, asked.pairs) for dtype in ("float32", "auto")]
+        comparisons = [compare_encoders(dtype, cache, english, options.pairs) for dtype in ("float32", "auto")]
     claims = []
-    for one in found:
-        library = list(one.sides)[-1]
-        claims.append([Claim(f"{side} ÷ {library}", side, library, 1.0) for side in one.sides if side != library])
-    write("inference", found, claims, seconds="of CPU time", texts=len(english))
+    for comparison in comparisons:
+        *ours, library = comparison.sides
+        claims.append([Claim(f"{side} ÷ {library}", side, library, 1.0) for side in ours])
+    write("inference", comparisons, claims, seconds="of CPU time", texts=len(english))
 
 
 if __name__ == "__main__":

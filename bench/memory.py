@@ -1,8 +1,8 @@
-"""The most memory that each way to do it ever has: docmill's worker beside what is called directly.
+"""Compare the peak memory of docmill's worker with that of libraries called directly.
 
-Every side has processes of its own, which are asked for the most that they had resident (VmHWM); docmill's are its
-supervisor and its device process, whose sum is given. Its first worker also tries backends and converts the model;
-later ones find that done. What the store and the queue need is not in it: they serve any number of workers.
+Every side has its own processes. The peak is the most resident memory that a process ever had (VmHWM). docmill's peak
+is the sum of its supervisor's and its device process's. Its first worker also tries backends and converts the model.
+Later workers reuse the results. The store and the queue are not counted, since they serve any number of workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,35 +39,37 @@ EMBEDDING: Mapping[str, Callable[[Path, Path], peers.Embed]] = {
     "OpenVINO bfloat16": lambda model, _: peers.openvino(model, "bf16"),
     "ONNX Runtime float32": lambda model, work: peers.onnx_runtime(model, work, int8=False),
 }
-TRANSLATING = (translate.DIRECT_INT8, translate.PEER)
+TRANSLATION = (translate.DIRECT_INT8, translate.PEER)
 
 
-def embed(side: str, model: Path, count: int, work: Path) -> None:
+def run_embedding(side: str, model: Path, count: int, work: Path) -> None:
+    """Embed `count` texts on a side, in this process."""
     EMBEDDING[side](model, work)(paragraphs(count), 32)
 
 
-def translated(side: str, model: Path, count: int) -> None:
+def run_translation(side: str, model: Path, count: int) -> None:
+    """Translate `count` texts on a side, in this process."""
     texts = translate.Texts(paragraphs(count // translate.SIDES[side]))
     tokenizer = AutoTokenizer.from_pretrained(model)
     if side == translate.PEER:
         translate.by_transformers(translate.seq2seq(model, "float32"), tokenizer, 1, texts, side)
-    else:  # converted in the folder before, by the process that asks
+    else:  # the parent process has already converted the model in this folder
         translator = translate.translator_of(model, "int8", model.parent)
         translate.by_ctranslate2(translator, tokenizer, 1, 32, texts, side)
 
 
-def directly(task: str, side: str, model: Path, count: int) -> float:
-    """The peak of a process that does one side's work, in MB."""
+def measure_library(task: str, side: str, model: Path, count: int) -> float:
+    """Return the peak memory, in MB, of a process that runs one side."""
     command = [sys.executable, "-m", "bench.memory", "--act", task, "--side", side, "--model", str(model)]
-    done = subprocess.run([*command, "--texts", str(count)], stdout=subprocess.PIPE, check=True)
-    return float(done.stdout.split()[-1])
+    process = subprocess.run([*command, "--texts", str(count)], stdout=subprocess.PIPE, check=True)
+    return float(process.stdout.split()[-1])
 
 
-def by_docmill(folder: Path, task: str, model: str, count: int, cache: Path, **options: Any) -> float:
-    """The peak of a fresh worker that does one job, in MB."""
-    with fleet(folder, lane=task, cache=cache) as through:
-        through.run(paragraphs(count), task, model, **options)
-        return through.worker_peak_mb()
+def measure_docmill(folder: Path, task: str, model: str, count: int, cache: Path, **options: Any) -> float:
+    """Return the peak memory, in MB, of a new worker that computes one job."""
+    with fleet(folder, lane=task, cache=cache) as installation:
+        installation.run(paragraphs(count), task, model, **options)
+        return installation.worker_peak_mb()
 
 
 def main() -> None:
@@ -79,55 +80,58 @@ def main() -> None:
     parser.add_argument("--act", choices=["embed", "translate"], help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, quiet():
-        if asked.act:
-            if asked.act == "embed":
-                embed(asked.side, asked.model, asked.texts, Path(name))
+        if options.act:
+            if options.act == "embed":
+                run_embedding(options.side, options.model, options.texts, Path(name))
             else:
-                translated(asked.side, asked.model, asked.texts)
+                run_translation(options.side, options.model, options.texts)
             print(round(peak_mb(), 1))
             return
-        measured(Path(name), asked.texts, asked.translations, asked.runs)
+        measure(Path(name), options.texts, options.translations, options.runs)
 
 
-def measured(folder: Path, texts: int, translations: int, runs: int) -> None:
-    """Every side's peaks, run after run, as JSON and as a table."""
+def measure(folder: Path, texts: int, translations: int, runs: int) -> None:
+    """Measure the peaks of every side in each run, and write them as JSON and as tables."""
     folders = ModelFolders(None, folder)
     pinned = pinning.pin(MODEL, folders)
-    small = pinning.locate(pinned, folders)
-    base = translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
-    translate.translator_of(base, "int8", folder)
-    found: dict[str, Peaks] = {}
-    for question, task, model, count, direct in (
-        (f"embedding {texts:,} texts with MiniLM", "embed", small, texts, tuple(EMBEDDING)),
-        (f"{translations:,} translations, Marian of base size", "translate", base, translations, TRANSLATING),
+    minilm = pinning.locate(pinned, folders)
+    marian = translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
+    translate.translator_of(marian, "int8", folder)
+    peaks_by_question: dict[str, Peaks] = {}
+    for question, task, model, count, libraries in (
+        (f"embedding {texts:,} texts with MiniLM", "embed", minilm, texts, tuple(EMBEDDING)),
+        (f"{translations:,} translations, Marian of base size", "translate", marian, translations, TRANSLATION),
     ):
-        options: dict[str, Any] = {"beams": 1, "dtype": "int8"} if task == "translate" else {}
-        asked_for = MODEL if task == "embed" else str(model)
-        peaks: Peaks = found.setdefault(question, {})
+        task_options: dict[str, Any] = {"beams": 1, "dtype": "int8"} if task == "translate" else {}
+        model_name = MODEL if task == "embed" else str(model)
+        peaks: Peaks = peaks_by_question.setdefault(question, {})
         for number in range(runs):
             cache = folder / f"{task}-cache-{number}"
             for side in (FIRST, LATER):
-                at = folder / f"{task}-{number}-{'first' if side == FIRST else 'later'}"
-                sides = {side: partial(by_docmill, at, task, asked_for, count, cache, **options)}
-                _take(peaks, sides)
-            _take(peaks, {side: partial(directly, task, side, model, count) for side in direct})
-    write(found)
+                home = folder / f"{task}-{number}-{'first' if side == FIRST else 'later'}"
+                _add(peaks, side, measure_docmill(home, task, model_name, count, cache, **task_options))
+            for side in libraries:
+                _add(peaks, side, measure_library(task, side, model, count))
+    write(peaks_by_question)
 
 
-def _take(peaks: Peaks, sides: Mapping[str, Callable[[], float]]) -> None:
-    for side, peak in sides.items():
-        peaks.setdefault(side, []).append(round(peak(), 1))
-        sys.stderr.write(f"{side}: {peaks[side][-1]:,.0f} MB\n")
+def _add(peaks: Peaks, side: str, megabytes: float) -> None:
+    peaks.setdefault(side, []).append(round(megabytes, 1))
+    sys.stderr.write(f"{side}: {peaks[side][-1]:,.0f} MB\n")
 
 
-def write(found: Mapping[str, Peaks]) -> None:
-    """`results/memory.json` with every run, `results/memory.md` with medians."""
-    facts = {"machine": machine(), "measured_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", "peak_mb": found}
+def write(peaks_by_question: Mapping[str, Peaks]) -> None:
+    """Write `results/memory.json` with every run, and `results/memory.md` with medians."""
+    facts = {
+        "machine": machine(),
+        "measured_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
+        "peak_mb": peaks_by_question,
+    }
     (RESULTS / "memory.json").write_text(json.dumps(facts, indent=1) + "\n")
     lines = ["# memory", "", described(machine())]
-    for question, peaks in found.items():
+    for question, peaks in peaks_by_question.items():
         lines += ["", f"## {question}", "", "| | most memory, MB (median) | range |", "| --- | --: | --: |"]
         lines += [_row(side, runs) for side, runs in peaks.items()]
     (RESULTS / "memory.md").write_text("\n".join(lines) + "\n")

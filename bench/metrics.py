@@ -1,7 +1,7 @@
-"""The cost of a scrape of `docmill metrics`, on a store with 100 jobs that have a million shards in all.
+"""Measure the cost of a scrape of `docmill metrics`, on a store with 100 jobs that have a million shards in all.
 
-The aims: a scrape takes under 100 ms, and one every 15 s takes under 1 % of a core, that of the database server
-included. The smaller stores beside it show on which of these the cost depends.
+The aims: a scrape takes under 100 ms, and a scrape every 15 s takes under 1 % of a core, including the database
+server. A store with fewer shards shows how the cost depends on their number.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import text
 
+from bench.pairs import RESULTS
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.features.metrics.serving import FleetCollector, write_exposition
 from docmill.storage.core.database import Database
@@ -34,9 +35,8 @@ from docmill.worker.settings import LANES
 JOBS = 100
 INTERVAL_S = 15.0
 SCRAPE_AIM_S, SHARE_AIM = 0.1, 0.01
-RESULTS = Path(__file__).parent / "results"
 
-# Of a job's shards a tenth is done, over the last ten hours; 20 wait in the queue and 8 run.
+# A tenth of each job's shards finished in the last ten hours, 20 wait in the queue, and 8 run.
 SHARD = """
 INSERT INTO shard (id, job_id, step, spec_id, lane, contents, n_contents, n_chars, state, redo, fence, attempt,
     suspect, lapses, not_before, dispatched_at, finished_at, n_done, n_failed, n_skipped, n_truncated,
@@ -72,14 +72,14 @@ class ScrapeCost:
 
     @property
     def share(self) -> float:
-        """The share of a core at a scrape every 15 s."""
+        """Return the share of a core that a scrape every 15 s takes."""
         return (self.own_cpu_s + self.server_cpu_s) / INTERVAL_S
 
 
 def fill(database: Database, shards: int) -> None:
     """Add 100 jobs with `shards` shards in all."""
     is_file = database.server is None
-    filled = {
+    values = {
         "shards": shards,
         "each": shards // JOBS,
         "blob": "zeroblob(1024)" if is_file else "decode(repeat('00', 1024), 'hex')",
@@ -97,49 +97,50 @@ def fill(database: Database, shards: int) -> None:
         "SELECT n, 1, 'bench', '{}', 'read', 0, 0, 0, 0, 0, 0, 1, 1 FROM number",
         "INSERT INTO job (id, corpus_id, ingest_id, state, paused, priority, base_document, swept_to, n_documents, "
         f"created_at) {jobs} SELECT n, 1, n, 'running', false, 0, 0, 0, 0, 1 FROM number",
-        SHARD.format(**filled),
+        SHARD.format(**values),
     )
     for statement in statements:
-        database.write(partial(run, statement))
+        database.write(partial(execute, statement))
     with database.idle() as cursor:
         cursor.execute("ANALYZE" if is_file else "VACUUM (ANALYZE)")
 
 
-def run(statement: str, transaction: Transaction) -> None:
+def execute(statement: str, transaction: Transaction) -> None:
     transaction.execute(text(statement.replace(":", r"\:")))
 
 
 def measure(url: str, shards: int, scrapes: int) -> ScrapeCost:
-    """Scrape a filled store."""
+    """Fill a new store and return the cost of scraping it."""
     database = Database(url, kinds=KINDS)
     fill(database, shards)
     collector = FleetCollector(lambda: read_fleet(database, LANES))
-    took = [scrape(collector)]
-    before, server_before = own_cpu_s(), server_cpu_s(database)
-    took += [scrape(collector) for _ in range(scrapes)]
-    own, server = own_cpu_s() - before, server_cpu_s(database) - server_before
-    name = database.server or "SQLite"
+    first_s = scrape(collector)
+    own_before_s, server_before_s = own_cpu_s(), server_cpu_s(database)
+    later_s = [scrape(collector) for _ in range(scrapes)]
+    own_s, server_s = own_cpu_s() - own_before_s, server_cpu_s(database) - server_before_s
+    store = database.server or "SQLite"
     database.close()
-    later = took[1:]
-    times = (min(later), statistics.median(later), max(later), took[0])
-    return ScrapeCost(name, shards, scrapes, *times, own / scrapes, server / scrapes)
+    times_s = (min(later_s), statistics.median(later_s), max(later_s), first_s)
+    return ScrapeCost(store, shards, scrapes, *times_s, own_s / scrapes, server_s / scrapes)
 
 
 def scrape(collector: FleetCollector) -> float:
+    """Scrape the store once, and return the seconds."""
     began = time.perf_counter()
     page = write_exposition(collector)
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - began
     assert 'docmill_shards{lane="embed",state="running"}' in page
-    return took
+    return seconds
 
 
 def own_cpu_s() -> float:
+    """Return the CPU seconds that this process has used."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def server_cpu_s(database: Database) -> float:
-    """Return the CPU seconds of this database's server processes, where they run on this machine."""
+    """Return the CPU seconds of this database's server processes, if they run on this machine."""
     if database.server is None:
         return 0.0
     with psycopg.connect(
@@ -152,14 +153,15 @@ def server_cpu_s(database: Database) -> float:
 
 
 def _cpu_s(pid: int) -> float:
-    """Return the CPU seconds of a process (Linux: nanoseconds on a core, first in its schedstat)."""
+    """Return the CPU seconds of a process, from the first field of Linux's schedstat, which is in nanoseconds."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except (OSError, IndexError):
         return 0.0
 
 
-def costs(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[ScrapeCost]:
+def measure_sizes(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[ScrapeCost]:
+    """Yield the cost of a scrape for each number of shards, each on a new store."""
     for shards in sizes:
         with ExitStack() as stack:
             if sqlite:
@@ -170,7 +172,7 @@ def costs(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[ScrapeCos
             yield measure(url, shards, scrapes)
 
 
-def report(found: list[ScrapeCost], expected: str) -> str:
+def format_page(costs: list[ScrapeCost], expected: str) -> str:
     """Return the page of results."""
     lines = [
         "# The cost of a scrape",
@@ -182,13 +184,13 @@ def report(found: list[ScrapeCost], expected: str) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {one.store} | {one.shards:,} | {one.first_s * 1e3:.0f} ms | {one.fastest_s * 1e3:.1f} ms "
-        f"| {one.median_s * 1e3:.1f} ms | {one.slowest_s * 1e3:.0f} ms | {one.own_cpu_s * 1e3:.1f} ms "
-        f"| {one.server_cpu_s * 1e3:.1f} ms | {one.share:.3%} |"
-        for one in found
+        f"| {cost.store} | {cost.shards:,} | {cost.first_s * 1e3:.0f} ms | {cost.fastest_s * 1e3:.1f} ms "
+        f"| {cost.median_s * 1e3:.1f} ms | {cost.slowest_s * 1e3:.0f} ms | {cost.own_cpu_s * 1e3:.1f} ms "
+        f"| {cost.server_cpu_s * 1e3:.1f} ms | {cost.share:.3%} |"
+        for cost in costs
     ]
-    held = all(one.median_s < SCRAPE_AIM_S and one.share < SHARE_AIM for one in found)
-    lines += ["", f"The aims, under 100 ms and under 1 % of a core: {'held' if held else 'missed'}.", ""]
+    are_met = all(cost.median_s < SCRAPE_AIM_S and cost.share < SHARE_AIM for cost in costs)
+    lines += ["", f"The aims, under 100 ms and under 1 % of a core: {'held' if are_met else 'missed'}.", ""]
     return "\n".join(lines)
 
 
@@ -204,16 +206,16 @@ def main() -> None:
     parser.add_argument("--scrapes", type=int, default=40)
     parser.add_argument("--store", choices=("postgresql", "sqlite", "both"), default="both")
     parser.add_argument("--write", action="store_true", help="write bench/results/metrics.*")
-    given = parser.parse_args()
-    found: list[ScrapeCost] = []
+    options = parser.parse_args()
+    costs: list[ScrapeCost] = []
     for store in ("postgresql", "sqlite"):
-        if given.store in {store, "both"}:
-            found += costs(given.shards, given.scrapes, sqlite=store == "sqlite")
-    page = report(found, EXPECTED)
+        if options.store in {store, "both"}:
+            costs += measure_sizes(options.shards, options.scrapes, sqlite=store == "sqlite")
+    page = format_page(costs, EXPECTED)
     print(page)
-    if given.write:
+    if options.write:
         (RESULTS / "metrics.md").write_text(page)
-        rows = [{**asdict(one), "share_of_a_core": one.share} for one in found]
+        rows = [{**asdict(cost), "share_of_a_core": cost.share} for cost in costs]
         (RESULTS / "metrics.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Other ways to embed the same texts with the same model, by batch size, threads, and models side by side."""
+"""Other libraries that embed the same texts with the same model, at any batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def side_by_side(make: Callable[[int], Embed], workers: int) -> Embed:
-    """So many models at once, each with its share of the texts and of the cores."""
+    """Return an embedder that runs `workers` models at a time, each with its share of the texts and of the cores."""
     models = [make(CORES // workers) for _ in range(workers)]
 
     def embed(texts: Sequence[str], batch: int) -> Vectors:
@@ -40,25 +40,27 @@ def side_by_side(make: Callable[[int], Embed], workers: int) -> Embed:
 
 
 def sentence_transformers(folder: Path, dtype: torch.dtype, threads: int = CORES) -> Embed:
-    """sentence-transformers on torch."""
+    """Return an embedder with sentence-transformers on torch."""
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype})
 
     def embed(texts: Sequence[str], batch: int) -> Vectors:
         torch.set_num_threads(threads)
-        found = model.encode(list(texts), batch_size=batch, show_progress_bar=False, convert_to_tensor=True)
-        vectors: Vectors = found.float().numpy()
+        rows = model.encode(list(texts), batch_size=batch, show_progress_bar=False, convert_to_tensor=True)
+        vectors: Vectors = rows.float().numpy()
         return vectors
 
     return embed
 
 
 def lengths(folder: Path, texts: Sequence[str]) -> list[int]:
-    """The tokens of each text, up to the model's limit."""
-    ids = AutoTokenizer.from_pretrained(folder)(list(texts), truncation=True)["input_ids"]
-    return [len(one) for one in ids]
+    """Return the number of tokens of each text, up to the model's limit."""
+    ids_by_text = AutoTokenizer.from_pretrained(folder)(list(texts), truncation=True)["input_ids"]
+    return [len(ids) for ids in ids_by_text]
 
 
 class _States(torch.nn.Module):
+    """A model that returns only its last hidden states, for the converters."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -72,54 +74,60 @@ _EXAMPLE = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": t
 
 
 def openvino(folder: Path, precision: str, threads: int = CORES) -> Embed:
-    """OpenVINO under sentence-transformers' own loop: sorted by length, batches of one size, the mean of the tokens.
+    """Return an embedder with OpenVINO, in the loop of sentence-transformers.
 
-    sentence-transformers reaches OpenVINO through optimum-intel, which does not take the transformers of these days;
-    so the model is converted here, and nothing else stands between the loop and it.
+    sentence-transformers uses OpenVINO through optimum-intel, which does not support current transformers. So this
+    module converts the model itself, and calls it directly from a loop like that of sentence-transformers.
     """
-    return _under_the_loop(folder, _compiled(_converted(folder), precision, threads))
+    return _embed_in_loop(folder, _compile(_convert(folder), precision, threads))
 
 
 def openvino_int8(folder: Path, texts: Sequence[str], threads: int = CORES) -> Embed:
-    """The same, quantized as sentence-transformers' static export for OpenVINO does: NNCF at its own settings,
-    calibrated on some texts."""
-    return _under_the_loop(folder, _compiled(_quantized(folder, tuple(texts)), "f32", threads))
+    """Return an embedder with OpenVINO in int8, quantized as by sentence-transformers' static export for OpenVINO.
+
+    NNCF quantizes the model at its default settings, calibrated on `texts`.
+    """
+    return _embed_in_loop(folder, _compile(_quantize(folder, tuple(texts)), "f32", threads))
 
 
 @cache
-def _quantized(folder: Path, texts: tuple[str, ...]) -> Any:
+def _quantize(folder: Path, texts: tuple[str, ...]) -> Any:
     import nncf
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def given(text: str) -> dict[str, Any]:
+    def tokenize(text: str) -> dict[str, Any]:
         ids = tokenizer([text], truncation=True, return_tensors="np")
         return {name: ids[name] for name in _EXAMPLE}
 
     nncf.disable_logging()
     return nncf.quantize(
-        _converted(folder),
-        nncf.Dataset(list(texts), given),
+        _convert(folder),
+        nncf.Dataset(list(texts), tokenize),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(texts),
     )
 
 
 def onnx_runtime(folder: Path, work: Path, threads: int = CORES, *, int8: bool) -> Embed:
-    """ONNX Runtime under the same loop; in int8 as sentence-transformers' dynamic export for AVX-512 VNNI does."""
+    """Return an embedder with ONNX Runtime, in the same loop. `work` is a folder for the exported model.
+
+    In int8, the model is quantized as by sentence-transformers' dynamic export for AVX-512 VNNI.
+    """
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    plain, small = work / "model.onnx", work / "model_int8.onnx"
+    plain, quantized = work / "model.onnx", work / "model_int8.onnx"
     if not plain.exists():
         _export(folder, plain)
-    if int8 and not small.exists():
+    if int8 and not quantized.exists():
         logging.getLogger().setLevel(logging.ERROR)
-        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8, per_channel=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(small if int8 else plain, options, providers=["CPUExecutionProvider"])
-    return _under_the_loop(folder, lambda given: session.run(None, given)[0])
+    path = quantized if int8 else plain
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return _embed_in_loop(folder, lambda inputs: session.run(None, inputs)[0])
 
 
 def _export(folder: Path, target: Path) -> None:
@@ -140,7 +148,7 @@ def _export(folder: Path, target: Path) -> None:
 
 
 @cache
-def _converted(folder: Path) -> Any:
+def _convert(folder: Path) -> Any:
     import openvino as ov
 
     with warnings.catch_warnings():
@@ -149,7 +157,7 @@ def _converted(folder: Path) -> Any:
         return ov.convert_model(_States(model), example_input=_EXAMPLE)
 
 
-def _compiled(made: Any, precision: str, threads: int) -> Callable[[dict[str, Any]], Any]:
+def _compile(model: Any, precision: str, threads: int) -> Callable[[dict[str, Any]], Any]:
     import openvino as ov
 
     settings = {
@@ -157,13 +165,17 @@ def _compiled(made: Any, precision: str, threads: int) -> Callable[[dict[str, An
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # pinned, two models side by side share one core
+        "ENABLE_CPU_PINNING": False,  # if pinned, two models at a time would share one core
     }
-    compiled = ov.Core().compile_model(made, "CPU", settings)
-    return lambda given: compiled(given)[0].astype(np.float32)
+    compiled = ov.Core().compile_model(model, "CPU", settings)
+    return lambda inputs: compiled(inputs)[0].astype(np.float32)
 
 
-def _under_the_loop(folder: Path, states_of: Callable[[dict[str, Any]], Any]) -> Embed:
+def _embed_in_loop(folder: Path, compute_states: Callable[[dict[str, Any]], Any]) -> Embed:
+    """Return an embedder that works like sentence-transformers.
+
+    It sorts the texts by length, computes batches of one size, and returns the normalized mean of each text's states.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def embed(texts: Sequence[str], batch: int) -> Vectors:
@@ -171,9 +183,11 @@ def _under_the_loop(folder: Path, states_of: Callable[[dict[str, Any]], Any]) ->
         rows: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
         for start in range(0, len(order), batch):
             places = order[start : start + batch]
-            given = tokenizer([texts[place] for place in places], padding=True, truncation=True, return_tensors="np")
-            mask = given["attention_mask"]
-            states = states_of({"input_ids": given["input_ids"], "attention_mask": mask})
+            encoded = tokenizer(
+                [texts[place] for place in places], padding=True, truncation=True, return_tensors="np"
+            )
+            mask = encoded["attention_mask"]
+            states = compute_states({"input_ids": encoded["input_ids"], "attention_mask": mask})
             means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
             for place, row in zip(places, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True):
                 rows[place] = row

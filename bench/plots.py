@@ -1,4 +1,4 @@
-"""Curves, where a table would hide their shape: SVG beside the tables."""
+"""Plot curves as SVG files beside the tables of results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Curve = Mapping[float, float]
 
 @dataclass(frozen=True)
 class Axes:
-    """The names of both axes. Both begin at zero."""
+    """The title of a plot and the names of its axes. The y axis begins at zero."""
 
     title: str
     x: str
@@ -20,11 +20,11 @@ class Axes:
 
 
 def draw(name: str, axes: Axes, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None) -> None:
-    """`results/NAME.svg`: a line for each curve, on a logarithmic x, and a dashed one for each level."""
+    """Write `results/NAME.svg`: a line for each curve over a logarithmic axis, and a dashed line for each level."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "docmill"  # the same figures are the same file
+    matplotlib.rcParams["svg.hashsalt"] = "docmill"  # so that the same data gives the same file
     from matplotlib import pyplot
 
     figure, area = pyplot.subplots(figsize=(8, 4.5), layout="constrained")

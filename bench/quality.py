@@ -1,8 +1,8 @@
-"""Compare the quality of each precision with float32: chrF and ROUGE of the shipped models against references.
+"""Compare the quality of each precision with float32: chrF and ROUGE of the shipped models' outputs.
 
-The references are those of a folder with `translations.jsonl.gz` ({lang, text, reference, split}) and
-`descriptions.jsonl.gz` ({text, synopsis, split}), of which the texts whose split is `dev` are taken; without a folder
-only the summaries of the repository's own examples are scored.
+The folder with references has `translations.jsonl.gz` ({lang, text, reference, split}) and `descriptions.jsonl.gz`
+({text, synopsis, split}). Only rows whose split is `dev` are used. Without a folder, only the summaries of the
+repository's examples are scored.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-# The backend and the precision; the first is what the others are compared with.
-WAYS = (("transformers", "float32"), ("transformers", "native"), ("ctranslate2", "float32"), ("ctranslate2", "int8"))
-WITHIN = 0.5
+# Backends and precisions. The others are compared with the first.
+VARIANTS = (
+    ("transformers", "float32"),
+    ("transformers", "native"),
+    ("ctranslate2", "float32"),
+    ("ctranslate2", "int8"),
+)
+TOLERANCE = 0.5
 WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """Texts of one task with what a good answer is."""
+    """Texts of one task, each with a good output."""
 
     kind: str
     model: str
@@ -49,22 +54,23 @@ class Question:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder with references")
-    parser.add_argument("--texts", type=int, default=300, help="of each task")
+    parser.add_argument("--texts", type=int, default=300, help="texts of each task")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as cache:
-        for question in questions(asked.data, asked.texts):
-            for beams in asked.beams:
-                rows += list(scored(question, beams, Path(cache)))
-    facts = {"machine": machine(), "within": WITHIN, "rows": rows}
+        for question in read_questions(options.data, options.texts):
+            for beams in options.beams:
+                rows += list(score_variants(question, beams, Path(cache)))
+    facts = {"machine": machine(), "within": TOLERANCE, "rows": rows}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (RESULTS / "quality.md").write_text(table(rows))
-    sys.stdout.write(table(rows))
+    (RESULTS / "quality.md").write_text(format_page(rows))
+    sys.stdout.write(format_page(rows))
 
 
-def questions(data: Path | None, count: int) -> Iterator[Question]:
+def read_questions(data: Path | None, count: int) -> Iterator[Question]:
+    """Yield up to `count` translations, if there is a folder, and up to `count` summaries."""
     if data is None:
         rows = [row for row in lines(EXAMPLES / "descriptions.jsonl") if row.get("synopsis")][:count]
     else:
@@ -73,29 +79,30 @@ def questions(data: Path | None, count: int) -> Iterator[Question]:
         texts, references = [row["text"] for row in pairs], [row["reference"] for row in pairs]
         yield Question("translate", "marian-ddtp", texts, references)
     if rows:
-        yield Question("summarize", "synopsis-ddtp", [r["text"] for r in rows], [r["synopsis"] for r in rows])
+        yield Question("summarize", "synopsis-ddtp", [row["text"] for row in rows], [row["synopsis"] for row in rows])
 
 
-def scored(question: Question, beams: int, cache: Path) -> Iterator[dict[str, Any]]:
-    """The scores in each way, and how far they are from the first's."""
+def score_variants(question: Question, beams: int, cache: Path) -> Iterator[dict[str, Any]]:
+    """Yield the scores of each variant, and their differences from those of the first."""
     first: dict[str, float] = {}
-    for backend, dtype in WAYS:
-        found = score(answers(question, beams, backend, dtype, cache), question.references)
-        first = first or found
-        far = {name: round(value - first[name], 2) for name, value in found.items()}
+    for backend, dtype in VARIANTS:
+        scores = score(compute_outputs(question, beams, backend, dtype, cache), question.references)
+        first = first or scores
+        differences = {name: round(value - first[name], 2) for name, value in scores.items()}
         yield {
             "task": question.kind,
             "beams": beams,
             "backend": backend,
             "dtype": dtype,
             "texts": len(question.texts),
-            "scores": {name: round(value, 2) for name, value in found.items()},
-            "difference": far,
-            "holds": all(value >= -WITHIN for value in far.values()),
+            "scores": {name: round(value, 2) for name, value in scores.items()},
+            "difference": differences,
+            "holds": all(value >= -TOLERANCE for value in differences.values()),
         }
 
 
-def answers(question: Question, beams: int, backend: str, dtype: str, cache: Path) -> list[str]:
+def compute_outputs(question: Question, beams: int, backend: str, dtype: str, cache: Path) -> list[str]:
+    """Return the outputs of a variant for all texts. A text that failed has an empty output."""
     folders = ModelFolders(None, cache)
     engine = Engine(partial(open_backend, device="cpu", folders=folders, backend=backend))
     engine.start()
@@ -111,31 +118,33 @@ def answers(question: Question, beams: int, backend: str, dtype: str, cache: Pat
 
 
 def score(outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """chrF over the corpus, the means of ROUGE-1 and ROUGE-L; in percent."""
+    """Return chrF of the corpus, and the means of ROUGE-1 and ROUGE-L, all in percent."""
     scorer = rouge_score.rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-    each = [scorer.score(reference, output) for output, reference in zip(outputs, references, strict=True)]
+    rouges = [scorer.score(reference, output) for output, reference in zip(outputs, references, strict=True)]
     return {
         "chrF": sacrebleu.corpus_chrf(list(outputs), [list(references)]).score,
-        "ROUGE-1": 100 * sum(one["rouge1"].fmeasure for one in each) / len(each),
-        "ROUGE-L": 100 * sum(one["rougeL"].fmeasure for one in each) / len(each),
+        "ROUGE-1": 100 * sum(rouge["rouge1"].fmeasure for rouge in rouges) / len(rouges),
+        "ROUGE-L": 100 * sum(rouge["rougeL"].fmeasure for rouge in rouges) / len(rouges),
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def format_page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the page of results."""
     names = ("chrF", "ROUGE-1", "ROUGE-L")
-    lines = ["# quality", "", f"| task | beams | backend | precision | {' | '.join(names)} | within {WITHIN} |"]
-    lines.append("| --- | --: | --- | --- | --: | --: | --: | --- |")
+    page = ["# quality", "", f"| task | beams | backend | precision | {' | '.join(names)} | within {TOLERANCE} |"]
+    page.append("| --- | --: | --- | --- | --: | --: | --: | --- |")
     for row in rows:
         cells = [f"{row['scores'][name]:.2f} ({row['difference'][name]:+.2f})" for name in names]
         holds = "yes" if row["holds"] else "no"
-        head = f"{row['task']} | {row['beams']} | {row['backend']} | {row['dtype']}"
-        lines.append(f"| {head} | {' | '.join(cells)} | {holds} |")
-    return "\n".join(lines) + "\n"
+        variant = f"{row['task']} | {row['beams']} | {row['backend']} | {row['dtype']}"
+        page.append(f"| {variant} | {' | '.join(cells)} | {holds} |")
+    return "\n".join(page) + "\n"
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    whole = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    for line in whole.decode().splitlines():
+    """Yield the rows of a file of JSON lines, which may be gzipped."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for line in data.decode().splitlines():
         yield json.loads(line)
 
 

@@ -1,7 +1,7 @@
-"""Models of real sizes with random weights, made in a folder: for machines that reach no model hub.
+"""Make models of real sizes with random weights, for machines without access to a model hub.
 
-Speed and memory do not depend on the weights. Their tokenizers are trained on the examples, so that texts have about
-as many tokens as with a trained model's.
+Speed and memory do not depend on the weights. The tokenizers are trained on example texts, so that a text has about
+as many tokens as with the tokenizer of a trained model.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tokenizers.models import BPE, WordPiece
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 _VOCABULARY = 8_000
-# Wider than before training: attention would hardly matter, and outputs would have near-ties.
-_SPREAD = 0.1
+# Larger than the usual initial weights, with which attention hardly matters and outputs nearly tie.
+_INITIALIZER_RANGE = 0.1
 
 
 class HeadClass(Enum):
-    """A head by the name of transformers' class; an NLI model is a classifier with three labels."""
+    """The head of an encoder, as the name of its class in transformers. LABELS has the labels of an NLI model."""
 
     NONE = "AutoModel"
     LABELS = "AutoModelForSequenceClassification"
@@ -43,7 +43,7 @@ _TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I
 
 @dataclass(frozen=True)
 class Size:
-    """The geometry of a model. ``kv_heads`` is for decoders."""
+    """The geometry of a model. Only decoders use ``kv_heads``."""
 
     name: str
     layers: int
@@ -61,7 +61,7 @@ LLAMA_1B = Size("Llama 3.2 1B", 16, 2_048, 32, 8_192, 8)
 
 
 def paragraphs(name: str = "descriptions.jsonl") -> list[str]:
-    """Return the paragraphs of an example, of any length."""
+    """Return the paragraphs of an example file, without very short ones."""
     rows = map(json.loads, (EXAMPLES / name).read_text(encoding="utf-8").splitlines())
     return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20]
 
@@ -69,12 +69,11 @@ def paragraphs(name: str = "descriptions.jsonl") -> list[str]:
 def encoder(
     folder: Path, size: Size, model_type: str, texts: Sequence[str], head: HeadClass = HeadClass.NONE
 ) -> Path:
-    """Make an encoder of this model type (`bert`) with a head, and return its folder."""
-    tokenizer = _word_pieces(texts, typed=model_type == "bert")
-    distilled = model_type == "distilbert"
+    """Make an encoder of a model type, such as `bert`, with a head. Return its folder."""
+    tokenizer = _train_word_pieces(texts, has_token_types=model_type == "bert")
     sizes: dict[str, Any] = (
         {"dim": size.dim, "n_layers": size.layers, "n_heads": size.heads, "hidden_dim": size.inner}
-        if distilled
+        if model_type == "distilbert"
         else {
             "hidden_size": size.dim,
             "num_hidden_layers": size.layers,
@@ -87,47 +86,48 @@ def encoder(
         vocab_size=len(tokenizer),
         max_position_embeddings=514,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIALIZER_RANGE,
         id2label=dict(enumerate(head.labels)),
         label2id={label: number for number, label in enumerate(head.labels)},
         **sizes,
     )
-    return _saved(folder, getattr(transformers, head.value).from_config(config), tokenizer)
+    return _save(folder, getattr(transformers, head.value).from_config(config), tokenizer)
 
 
 def decoder(folder: Path, size: Size, texts: Sequence[str]) -> Path:
-    """Make a decoder of Llama's design that never ends its output by itself, and return its folder."""
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(texts), pad_token="<pad>", eos_token="<end>"
+    """Make a decoder of Llama's design that has no end token. Return its folder."""
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=_train_byte_pairs(texts), pad_token="<pad>", eos_token="<end>"
     )
     config = transformers.LlamaConfig(
-        vocab_size=len(fast),
+        vocab_size=len(tokenizer),
         hidden_size=size.dim,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.kv_heads,
         intermediate_size=size.inner,
         max_position_embeddings=2_048,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIALIZER_RANGE,
         bos_token_id=None,
         eos_token_id=None,
-        pad_token_id=fast.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    return _saved(folder, transformers.LlamaForCausalLM(config), fast)
+    return _save(folder, transformers.LlamaForCausalLM(config), tokenizer)
 
 
-def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
+def _save(folder: Path, model: Any, tokenizer: Any) -> Path:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def seeded(seed: int = 0) -> None:
-    """Make the weights of the models that follow the same in each run."""
+    """Seed the weights of the next models, so that they are the same in each run."""
     torch.manual_seed(seed)
 
 
-def _word_pieces(texts: Sequence[str], *, typed: bool) -> Any:
+def _train_word_pieces(texts: Sequence[str], *, has_token_types: bool) -> Any:
+    """Return a WordPiece tokenizer trained on these texts."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -142,12 +142,13 @@ def _word_pieces(texts: Sequence[str], *, typed: bool) -> Any:
         sep_token="[SEP]",
         pad_token="[PAD]",
         mask_token="[MASK]",
-        model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if has_token_types else []), "attention_mask"],
         model_max_length=512,
     )
 
 
-def _byte_pairs(texts: Sequence[str]) -> Tokenizer:
+def _train_byte_pairs(texts: Sequence[str]) -> Tokenizer:
+    """Return a byte-level BPE tokenizer trained on these texts."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

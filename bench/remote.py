@@ -1,10 +1,10 @@
-"""Measure the remote backend beside a bare asyncio client of the same server, at the client's best concurrency.
+"""Compare the remote backend with a bare asyncio client of the same server, at the client's best concurrency.
 
-docmill runs end to end, through Redis into PostgreSQL, with a warm worker, which chooses the number of requests at a
-time by itself. The client has the texts in memory, sends them with aiohttp, so many at a time, and drops the answers.
-By default the server is a stand-in: it takes a fixed time for each text, by its hash, from a lognormal distribution,
-and computes `--places` texts at a time; others wait in its queue. With `--endpoint` and `--model` it is a real one.
-Each run has new texts.
+docmill runs end to end, through Redis into PostgreSQL, with a warm worker. The worker itself chooses the number of
+concurrent requests. The client has the texts in memory, sends a fixed number of concurrent requests with aiohttp, and
+discards the answers. By default, the server is a stand-in. It computes `--places` texts at a time while other texts
+wait. The time of a text is lognormal and follows from the text's hash. With `--endpoint` and `--model`, the server is
+a real one. Each run has new texts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import hashlib
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -28,28 +27,21 @@ import aiohttp
 from aiohttp import web
 
 from bench.fleet import Fleet, fleet
+from bench.generate import texts
 from bench.pairs import Claim, Comparison, Run, interleave, write
 
-WORDS = 40
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
 STAND_IN = "stand-in"
-SIGMA = 0.35  # of the logarithm of the time of a text
+SIGMA = 0.35  # standard deviation of the logarithm of a text's time
 
 
-def texts(run: int, count: int) -> list[str]:
-    """Descriptions of 40 words, other ones for each run: the number in front makes them so."""
-    lines = [json.loads(line)["text"] for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
-    return [f"{run}.{n}. " + " ".join(lines[n % len(lines)].split()[:WORDS]) for n in range(count)]
-
-
-def seconds_of(text: str, median_s: float) -> float:
-    """Return the time of a text: lognormal, by its hash."""
-    share = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") + 1) / (2**48 + 2)
-    return median_s * math.exp(SIGMA * NormalDist().inv_cdf(share))
+def compute_seconds(text: str, median_s: float) -> float:
+    """Return the seconds that the stand-in takes for a text: a quantile of a lognormal distribution, by its hash."""
+    quantile = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") + 1) / (2**48 + 2)
+    return median_s * math.exp(SIGMA * NormalDist().inv_cdf(quantile))
 
 
 def serve(places: int, median_s: float) -> None:
-    """Be the stand-in: print the URL, and answer until the process is killed."""
+    """Run the stand-in: print its URL, and answer requests until the process is killed."""
     computing = asyncio.Semaphore(places)
 
     async def models(_request: web.Request) -> web.Response:
@@ -58,7 +50,7 @@ def serve(places: int, median_s: float) -> None:
     async def chat(request: web.Request) -> web.Response:
         text = (await request.json())["messages"][-1]["content"]
         async with computing:
-            await asyncio.sleep(seconds_of(text, median_s))
+            await asyncio.sleep(compute_seconds(text, median_s))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 60, "completion_tokens": 48}})
 
@@ -77,12 +69,12 @@ def serve(places: int, median_s: float) -> None:
     asyncio.run(run())
 
 
-async def _ask(endpoint: str, model: str, batch: Sequence[str], at_a_time: int, tokens: int) -> None:
-    """Ask about each text, so many at a time."""
-    places = asyncio.Semaphore(at_a_time)
+async def _send_all(endpoint: str, model: str, batch: Sequence[str], at_a_time: int, tokens: int) -> None:
+    """Send each text, with `at_a_time` concurrent requests."""
+    limit = asyncio.Semaphore(at_a_time)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def one(text: str) -> None:
+        async def send(text: str) -> None:
             body = {
                 "model": model,
                 "temperature": 0,
@@ -90,51 +82,54 @@ async def _ask(endpoint: str, model: str, batch: Sequence[str], at_a_time: int, 
                 "logprobs": True,
                 "messages": [{"role": "user", "content": text}],
             }
-            async with places, session.post(f"{endpoint}/chat/completions", json=body) as response:
+            async with limit, session.post(f"{endpoint}/chat/completions", json=body) as response:
                 response.raise_for_status()
                 assert (await response.json())["choices"]
 
-        await asyncio.gather(*map(one, batch))
+        await asyncio.gather(*map(send, batch))
 
 
-def bare(endpoint: str, model: str, at_a_time: int, tokens: int) -> Callable[[int, int], Run]:
-    """The client with a fixed number of requests at a time."""
+def build_client_side(endpoint: str, model: str, at_a_time: int, tokens: int) -> Callable[[int, int], Run]:
+    """Return the side of the client with a fixed number of concurrent requests."""
 
     def work(run: int, count: int) -> Run:
         batch = texts(run, count)
         began = time.perf_counter()
-        asyncio.run(_ask(endpoint, model, batch, at_a_time, tokens))
+        asyncio.run(_send_all(endpoint, model, batch, at_a_time, tokens))
         return Run(count, time.perf_counter() - began)
 
     return work
 
 
-def docmill(through: Fleet, model: str, tokens: int) -> Callable[[int, int], Run]:
-    """docmill with a warm worker."""
+def build_docmill_side(installation: Fleet, model: str, tokens: int) -> Callable[[int, int], Run]:
+    """Return the side of docmill with a warm worker."""
 
     def work(run: int, count: int) -> Run:
-        given = {"prompt": "{text}", "max_new_tokens": tokens}
-        seconds, _ = through.run(texts(run, count), "generate", f"openai:{model}", **given)
+        task_options = {"prompt": "{text}", "max_new_tokens": tokens}
+        seconds, _ = installation.run(texts(run, count), "generate", f"openai:{model}", **task_options)
         return Run(count, seconds)
 
     return work
 
 
-def compared(endpoint: str, model: str, given: argparse.Namespace) -> Comparison:
-    """Return the runs of docmill, and of the client at each concurrency."""
+def compare(endpoint: str, model: str, options: argparse.Namespace) -> Comparison:
+    """Compare docmill with the client at each concurrency."""
     runs = itertools.count()
     with (
         tempfile.TemporaryDirectory() as work,
-        fleet(Path(work) / "fleet", lane="generate", endpoint=endpoint) as one,
+        fleet(Path(work) / "fleet", lane="generate", endpoint=endpoint) as installation,
     ):
-        sides: dict[str, Callable[[int, int], Run]] = {"docmill": docmill(one, model, given.tokens)}
-        for at_a_time in given.at_a_time:
-            sides[f"client, {at_a_time} at a time"] = bare(endpoint, model, at_a_time, given.tokens)
+        sides: dict[str, Callable[[int, int], Run]] = {
+            "docmill": build_docmill_side(installation, model, options.tokens),
+        }
+        for at_a_time in options.at_a_time:
+            client = build_client_side(endpoint, model, at_a_time, options.tokens)
+            sides[f"client, {at_a_time} at a time"] = client
         return interleave(
-            f"{given.prompts:,} texts by {given.server}",
+            f"{options.prompts:,} texts by {options.server}",
             "texts",
-            {name: lambda side=side: side(next(runs), given.prompts) for name, side in sides.items()},  # type: ignore[misc]
-            pairs=given.pairs,
+            {name: lambda side=side: side(next(runs), options.prompts) for name, side in sides.items()},  # type: ignore[misc]
+            pairs=options.pairs,
         )
 
 
@@ -145,32 +140,32 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--at-a-time", type=int, nargs="+", default=[16, 32, 64, 128])
     parser.add_argument("--places", type=int, default=32, help="texts that the stand-in computes at a time")
-    parser.add_argument("--median-s", type=float, default=0.5, help="the median of the stand-in's time for a text")
+    parser.add_argument("--median-s", type=float, default=0.5, help="the median time of the stand-in for a text")
     parser.add_argument("--endpoint", help="a real server instead")
-    parser.add_argument("--model", help="its model")
+    parser.add_argument("--model", help="the model of the real server")
     parser.add_argument(
-        "--server", default="a stand-in with a fixed distribution of times", help="what it is, in words"
+        "--server", default="a stand-in with a fixed distribution of times", help="a description of the server"
     )
     parser.add_argument("--serve", action="store_true", help="for the benchmark itself")
-    parser.add_argument("--name", default="remote", help="of the files with the results")
-    given = parser.parse_args()
-    if given.serve:
-        return serve(given.places, given.median_s)
+    parser.add_argument("--name", default="remote", help="name of the result files")
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.places, options.median_s)
     with ExitStack() as stack:
-        endpoint, model = given.endpoint, given.model or STAND_IN
+        endpoint, model = options.endpoint, options.model or STAND_IN
         if endpoint is None:
-            command = [sys.executable, "-m", "bench.remote", "--serve", "--places", str(given.places)]
+            command = [sys.executable, "-m", "bench.remote", "--serve", "--places", str(options.places)]
             server = stack.enter_context(
-                subprocess.Popen([*command, "--median-s", str(given.median_s)], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen([*command, "--median-s", str(options.median_s)], stdout=subprocess.PIPE, text=True)
             )
             stack.callback(server.kill)
             assert server.stdout is not None
             endpoint = server.stdout.readline().strip()
-        found = compared(endpoint, model, given)
-        best = found.best(*(side for side in found.sides if side != "docmill"))
+        comparison = compare(endpoint, model, options)
+        best = comparison.best(*(side for side in comparison.sides if side != "docmill"))
         claims = [Claim("docmill ÷ the client at its best", "docmill", best, 0.97)]
-        facts = {"server": given.server, "places": given.places, "median_s": given.median_s}
-        write(given.name, [found], [claims], **facts, best=best)
+        facts = {"server": options.server, "places": options.places, "median_s": options.median_s}
+        write(options.name, [comparison], [claims], **facts, best=best)
     return None
 
 

@@ -1,8 +1,8 @@
-"""Sizes of the store's tables over a year of nights, with and without rules of retention.
+"""Measure the sizes of the store's tables over a simulated year of nights, with and without rules of retention.
 
-Time is passed by moving all times of the store back by a day, so a year takes a minute. Each night a pipeline reads
-a corpus in which some documents changed and one record is wrong. It computes two steps.
-Another pipeline has a new model each month. With rules, `docmill gc retention` runs each night.
+A day passes by moving all times in the store back by a day, so a year takes a minute. Each night, a pipeline reads a
+corpus in which some documents changed and one record is wrong, and computes two steps. Another pipeline has a new
+model each month. With rules, `docmill gc retention` runs each night.
 
     python -m bench.retention [--nights 365] [--store sqlite|postgresql]
 """
@@ -41,24 +41,29 @@ from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 DAY_S = 86_400.0
-_NO_TIMES = frozenset({"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"})
+# Columns of numbers that are not times, and the due times, which `_run_pipeline` counts in nights.
+_UNMOVED_COLUMNS = frozenset({"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"})
 _SCHEDULE = {"cron": "0 3 * * *", "timezone": "UTC", "overlap": "queue"}
 COUNTED = ("job", "pipeline_run", "ingest", "rejection", "shard", "step_text", "document", "content", "outcome")
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulation: so many nights, documents, and documents that change each night; ages in days of all rules."""
+    """The settings of a simulation.
+
+    Each night, `changing` of the documents change. All rules of retention have the same age.
+    """
 
     nights: int = 365
     documents: int = 40
     changing: int = 4
     age_days: float | None = 30.0
-    a_new_model_each: int = 30
-    measured_each: int = 7
+    new_model_every: int = 30
+    measured_every: int = 7
 
     @property
     def ages(self) -> Ages | None:
+        """Return the ages of all rules in seconds, or None without rules."""
         if self.age_days is None:
             return None
         names = ("runs", "step_texts", "rejections", "shards", "versions", "results")
@@ -67,14 +72,14 @@ class Simulation:
 
 @dataclass
 class Year:
-    """The rows of each table by night, and how many texts were computed."""
+    """The number of rows of each table by night, and the number of computed texts."""
 
     sizes: dict[int, dict[str, int]] = field(default_factory=dict)
     computed: int = 0
 
 
 def texts(plan: Simulation, night: int) -> Iterator[tuple[str, str]]:
-    """Yield the documents of a night as (id, text). Another `changing` of them change each night, in turn."""
+    """Yield the documents of a night as (id, text). Each night, the next `changing` documents have a new text."""
     for number in range(plan.documents):
         turn = number // plan.changing
         turns = max(1, plan.documents // plan.changing)
@@ -82,7 +87,7 @@ def texts(plan: Simulation, night: int) -> Iterator[tuple[str, str]]:
 
 
 def simulate(database: Database, plan: Simulation) -> Year:
-    """Let the nights of a plan pass."""
+    """Simulate the nights of a plan, and return the sizes of the tables."""
     year = Year()
     for name in ("nightly", "trial"):
         pipelines.put(database, name, f"/{name}.toml", "", _SCHEDULE)
@@ -91,42 +96,46 @@ def simulate(database: Database, plan: Simulation) -> Year:
         StepRequest("line", Spec("summarize", "nightly", "sha256:1"), "english"),
     )
     for night in range(plan.nights):
-        _run(database, year, "nightly", night, steps, _chunk(texts(plan, night)))
-        if night % plan.a_new_model_each == 0:
+        _run_pipeline(database, year, "nightly", night, steps, _build_chunk(texts(plan, night)))
+        if night % plan.new_model_every == 0:
             model = Spec("summarize", f"trial {night}", "sha256:1", params={"max_new_tokens": 9})
-            _run(database, year, "trial", night, (StepRequest("trial", model),), _chunk(texts(plan, night)))
+            chunk = _build_chunk(texts(plan, night))
+            _run_pipeline(database, year, "trial", night, (StepRequest("trial", model),), chunk)
         if plan.ages is not None:
             _, is_complete = retention.apply(database, plan.ages, RemovalBudget())
             assert is_complete
-        if night % plan.measured_each == 0:
-            year.sizes[night] = sizes(database)
-        _a_day_passes(database)
+        if night % plan.measured_every == 0:
+            year.sizes[night] = count_rows(database)
+        _pass_day(database)
     return year
 
 
-def _chunk(documents: Iterator[tuple[str, str]]) -> Chunk:
+def _build_chunk(documents: Iterator[tuple[str, str]]) -> Chunk:
     builder = ChunkBuilder()
     for place, (key, text) in enumerate(documents):
         builder.put(key, text, {}, (), place)
     return builder.chunk()
 
 
-def _run(database: Database, year: Year, name: str, night: int, steps: tuple[StepRequest, ...], chunk: Chunk) -> None:
-    """Let a pipeline run in a night, from its schedule to its end."""
-    [found] = [one for one in pipelines.scheduled(database) if one.name == name]
-    run_id = pipelines.fire(database, found, float(night))
+def _run_pipeline(
+    database: Database, year: Year, name: str, night: int, steps: tuple[StepRequest, ...], chunk: Chunk
+) -> None:
+    """Run a pipeline in a night, from its schedule to its end."""
+    [pipeline] = [pipeline for pipeline in pipelines.scheduled(database) if pipeline.name == name]
+    run_id = pipelines.fire(database, pipeline, float(night))
     assert run_id is not None
     run = pipelines.take(database, run_id, "night", 60.0)
     assert run is not None
-    job_id = _do(database, year, JobRequest("nightly", "nightly.jsonl", steps), chunk)
+    job_id = _run_job(database, year, JobRequest("nightly", "nightly.jsonl", steps), chunk)
     pipelines.note(database, run, "done", job_id=job_id)
 
 
-def _do(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> int:
+def _run_job(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> int:
+    """Ingest a chunk and a wrong record, compute all shards, and return the job's id."""
     job = jobs.open_job(database, request)
     ingest.end(database, job, ingest.add(database, job, chunk, [Rejection("line 99", "no JSON")]))
     while shard_ids := [
-        one for lane in dispatch.lanes(database) for ids in dispatch.take(database, lane) for one in ids
+        shard_id for lane in dispatch.lanes(database) for ids in dispatch.take(database, lane) for shard_id in ids
     ]:
         for shard_id in shard_ids:
             head = shards.look(database, shard_id)
@@ -139,18 +148,20 @@ def _do(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> in
     return job.id
 
 
-def _a_day_passes(database: Database) -> None:
-    def work(transaction: Transaction) -> None:
+def _pass_day(database: Database) -> None:
+    """Move all times in the store back by a day."""
+
+    def move(transaction: Transaction) -> None:
         for table in Base.metadata.tables.values():
-            times = [column for column in table.columns if isinstance(column.type, Double)]
-            moved = {column.name: column - DAY_S for column in times if column.name not in _NO_TIMES}
+            numbers = [column for column in table.columns if isinstance(column.type, Double)]
+            moved = {column.name: column - DAY_S for column in numbers if column.name not in _UNMOVED_COLUMNS}
             if moved:
                 transaction.execute(update(table).values(**moved))
 
-    database.write(work)
+    database.write(move)
 
 
-def sizes(database: Database) -> dict[str, int]:
+def count_rows(database: Database) -> dict[str, int]:
     """Return the number of rows of each table."""
     with database.read() as transaction:
         return {
@@ -159,24 +170,26 @@ def sizes(database: Database) -> dict[str, int]:
         }
 
 
-def growth(year: Year, since: int) -> dict[str, float]:
-    """Return, for each table that grew, its largest number of rows in the last third over that between the two.
+def compute_growth(year: Year, since: int) -> dict[str, float]:
+    """Return the growth of each table that grew: its most rows in the last third of nights over its most before.
 
-    Nights before `since` do not count: the rules remove nothing yet. A spec is a row for each model, which stays.
+    Nights before `since` do not count, since the rules remove nothing yet. The table of specs keeps a row for each
+    model and is left out.
     """
     nights = [night for night in sorted(year.sizes) if night >= since]
     third = len(nights) // 3
 
-    def most(some: Sequence[int], table: str) -> int:
-        return max(year.sizes[night][table] for night in some)
+    def count_most(some_nights: Sequence[int], table: str) -> int:
+        return max(year.sizes[night][table] for night in some_nights)
 
-    tables = {table for night in nights for table in year.sizes[night]} - {"spec"}  # a row for each model stays
-    ratios = {table: most(nights[-third:], table) / max(1, most(nights[:-third], table)) for table in tables}
+    tables = {table for night in nights for table in year.sizes[night]} - {"spec"}
+    last, before = nights[-third:], nights[:-third]
+    ratios = {table: count_most(last, table) / max(1, count_most(before, table)) for table in tables}
     return {table: ratio for table, ratio in sorted(ratios.items()) if ratio > 1}
 
 
 def _draw(years: Mapping[str, Year]) -> None:
-    """Draw the rows of some tables: a color for each table, and a dashed line with rules."""
+    """Draw the rows of three tables. Each table has a color, and lines with rules are dashed."""
     import pygal
     from pygal.style import DefaultStyle
 
@@ -202,31 +215,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--nights", type=int, default=Simulation.nights)
     parser.add_argument("--store", choices=["sqlite", "postgresql"], default="sqlite")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     plans = {
-        "with rules": Simulation(nights=given.nights),
-        "without rules": Simulation(nights=given.nights, age_days=None),
+        "with rules": Simulation(nights=options.nights),
+        "without rules": Simulation(nights=options.nights, age_days=None),
     }
     years = dict[str, Year]()
     facts = dict[str, object]()
     for name, plan in plans.items():
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-            fresh = fresh_postgres() if given.store == "postgresql" else fresh_sqlite(Path(folder))
-            database = Database(stack.enter_context(fresh), kinds=KINDS)
-            started = time.monotonic()
+            store = fresh_postgres() if options.store == "postgresql" else fresh_sqlite(Path(folder))
+            database = Database(stack.enter_context(store), kinds=KINDS)
+            began = time.monotonic()
             years[name] = simulate(database, plan)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - began
             database.close()
         last = {table: years[name].sizes[max(years[name].sizes)][table] for table in COUNTED}
         facts[name] = {
             "rows_at_the_end": last,
-            "growth_in_the_last_third": growth(years[name], since=70),
+            "growth_in_the_last_third": compute_growth(years[name], since=70),
             "texts_computed": years[name].computed,
             "seconds": round(seconds, 1),
             "sizes": years[name].sizes,
         }
         print(f"{name}: {last}; grew: {facts[name]['growth_in_the_last_third']}")  # type: ignore[index]
-    (RESULTS / "retention.json").write_text(json.dumps({"store": given.store, **facts}, indent=1) + "\n")
+    (RESULTS / "retention.json").write_text(json.dumps({"store": options.store, **facts}, indent=1) + "\n")
     _draw(years)
     return 0
 
