@@ -2,7 +2,9 @@
 
 Every side has its own processes. The peak is the most resident memory that a process ever had (VmHWM). docmill's peak
 is the sum of its supervisor's and its device process's. Its first worker also tries backends and converts the model.
-Later workers reuse the results. The store and the queue are not counted, since they serve any number of workers.
+Later workers reuse the results. The processes of the libraries import what they use and no more, and the models of
+OpenVINO, ONNX Runtime and CTranslate2 are converted before. The store and the queue are not counted, since they serve
+any number of workers.
 """
 
 from __future__ import annotations
@@ -33,11 +35,25 @@ MODEL = "minilm"
 FIRST, LATER = "docmill's first worker", "docmill's later workers"
 Peaks = dict[str, list[float]]
 
-EMBEDDING: Mapping[str, Callable[[Path, Path], peers.Embed]] = {
-    "sentence-transformers, torch float32": lambda model, _: peers.sentence_transformers(model, torch.float32),
-    "sentence-transformers, torch bfloat16": lambda model, _: peers.sentence_transformers(model, torch.bfloat16),
-    "OpenVINO bfloat16": lambda model, _: peers.openvino(model, "bf16"),
-    "ONNX Runtime float32": lambda model, work: peers.onnx_runtime(model, work, int8=False),
+
+
+def _with_sentence_transformers(model: Path, precision: str) -> peers.Embed:
+    import torch
+
+    return peers.sentence_transformers(model, getattr(torch, precision))
+
+
+def _with_openvino(model: Path, precision: str) -> peers.Embed:
+    return peers.openvino(model, precision, converted=model.parent / _OPENVINO)
+
+
+_OPENVINO = "openvino.xml"  # beside the model's folder
+EMBEDDING: Mapping[str, Callable[[Path], peers.Embed]] = {
+    "sentence-transformers, torch float32": partial(_with_sentence_transformers, precision="float32"),
+    "sentence-transformers, torch bfloat16": partial(_with_sentence_transformers, precision="bfloat16"),
+    "OpenVINO float32": partial(_with_openvino, precision="f32"),
+    "OpenVINO bfloat16": partial(_with_openvino, precision="bf16"),
+    "ONNX Runtime float32": lambda model: peers.onnx_runtime(model, model.parent, int8=False),
 }
 TRANSLATION = (translate.DIRECT_INT8, translate.PEER)
 

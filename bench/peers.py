@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str], int], Vectors]
@@ -41,6 +40,9 @@ def side_by_side(make: Callable[[int], Embed], workers: int) -> Embed:
 
 def sentence_transformers(folder: Path, dtype: torch.dtype, threads: int = CORES) -> Embed:
     """Return an embedder with sentence-transformers on torch."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype})
 
     def embed(texts: Sequence[str], batch: int) -> Vectors:
@@ -58,28 +60,18 @@ def lengths(folder: Path, texts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in ids_by_text]
 
 
-class _States(torch.nn.Module):
-    """A model that returns only its last hidden states, for the converters."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=False)[0]
-        return states
-
-
-_EXAMPLE = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
-
-
-def openvino(folder: Path, precision: str, threads: int = CORES) -> Embed:
+def openvino(folder: Path, precision: str, threads: int = CORES, converted: Path | None = None) -> Embed:
     """Return an embedder with OpenVINO, in the loop of sentence-transformers.
 
     sentence-transformers uses OpenVINO through optimum-intel, which does not support current transformers. So this
-    module converts the model itself, and calls it directly from a loop like that of sentence-transformers.
+    module converts the model itself, unless `converted` is its file, and calls it directly from a loop like that of
+    sentence-transformers.
     """
-    return _embed_in_loop(folder, _compile(_convert(folder), precision, threads))
+    if converted is not None:
+        return _embed_in_loop(folder, _compile(converted, precision, threads))
+    from bench import converters
+
+    return _embed_in_loop(folder, _compile(converters.to_openvino(folder), precision, threads))
 
 
 def openvino_int8(folder: Path, texts: Sequence[str], threads: int = CORES) -> Embed:
@@ -87,40 +79,26 @@ def openvino_int8(folder: Path, texts: Sequence[str], threads: int = CORES) -> E
 
     NNCF quantizes the model at its default settings, calibrated on `texts`.
     """
-    return _embed_in_loop(folder, _compile(_quantize(folder, tuple(texts)), "f32", threads))
+    from bench import converters
 
-
-@cache
-def _quantize(folder: Path, texts: tuple[str, ...]) -> Any:
-    import nncf
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def tokenize(text: str) -> dict[str, Any]:
-        ids = tokenizer([text], truncation=True, return_tensors="np")
-        return {name: ids[name] for name in _EXAMPLE}
-
-    nncf.disable_logging()
-    return nncf.quantize(
-        _convert(folder),
-        nncf.Dataset(list(texts), tokenize),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(texts),
-    )
+    return _embed_in_loop(folder, _compile(converters.to_openvino_int8(folder, tuple(texts)), "f32", threads))
 
 
 def onnx_runtime(folder: Path, work: Path, threads: int = CORES, *, int8: bool) -> Embed:
-    """Return an embedder with ONNX Runtime, in the same loop. `work` is a folder for the exported model.
+    """Return an embedder with ONNX Runtime, in the same loop. `work` is the folder of the exported model.
 
     In int8, the model is quantized as by sentence-transformers' dynamic export for AVX-512 VNNI.
     """
     import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain, quantized = work / "model.onnx", work / "model_int8.onnx"
     if not plain.exists():
-        _export(folder, plain)
+        from bench import converters
+
+        converters.to_onnx(folder, plain)
     if int8 and not quantized.exists():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
         logging.getLogger().setLevel(logging.ERROR)
         quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8, per_channel=True)
     options = onnxruntime.SessionOptions()
@@ -128,33 +106,6 @@ def onnx_runtime(folder: Path, work: Path, threads: int = CORES, *, int8: bool) 
     path = quantized if int8 else plain
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return _embed_in_loop(folder, lambda inputs: session.run(None, inputs)[0])
-
-
-def _export(folder: Path, target: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-        axes = {name: {0: "texts", 1: "tokens"} for name in (*_EXAMPLE, "states")}
-        torch.onnx.export(
-            _States(model),
-            tuple(_EXAMPLE.values()),
-            target,
-            input_names=list(_EXAMPLE),
-            output_names=["states"],
-            dynamic_axes=axes,
-            opset_version=17,
-            dynamo=False,
-        )
-
-
-@cache
-def _convert(folder: Path) -> Any:
-    import openvino as ov
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-        return ov.convert_model(_States(model), example_input=_EXAMPLE)
 
 
 def _compile(model: Any, precision: str, threads: int) -> Callable[[dict[str, Any]], Any]:
