@@ -1,8 +1,8 @@
-"""Embedding with each of docmill's backends, under the same batching: which is the fastest here at equal quality.
+"""Compare docmill's backends in embedding, under the same batching: their speed, and how near they are to float32.
 
-Two encoders: MiniLM, which is of BERT's design and so computed without padding on torch, and one of the size and the
-design of all-mpnet-base-v2, which is not (with random weights: they take as long as trained ones). Each is computed
-in float32 and in what the processor does natively, by its engine alone.
+There are two encoders. MiniLM has BERT's design, so torch computes it without padding. The other has the size and the
+design of all-mpnet-base-v2, and needs padding. Its weights are random: it takes as long as with trained ones. The
+engine computes each encoder alone, in float32 and in the processor's native precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from bench.alone import Alone
-from bench.embed import cosines, of_run, vectors
+from bench.embed import compute_vectors, measure_cosines, vary_texts
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from docmill.tasks.backends import registry
@@ -30,8 +30,8 @@ TRAINED = "minilm"
 QUALITIES = ("float32", "native")
 
 
-def mpnet(folder: Path, cache_dir: Path) -> Path:
-    """An encoder as large as all-mpnet-base-v2, with the other model's tokenizer."""
+def save_mpnet(folder: Path, cache_dir: Path) -> Path:
+    """Save an encoder as large as all-mpnet-base-v2, with MiniLM's tokenizer. Return its folder."""
     folders = ModelFolders(None, cache_dir)
     pinned = pinning.pin(TRAINED, folders)
     tokenizer = transformers.AutoTokenizer.from_pretrained(pinning.locate(pinned, folders))
@@ -42,53 +42,59 @@ def mpnet(folder: Path, cache_dir: Path) -> Path:
     return folder
 
 
-def compared(
+def compare(
     model: str, quality: str, texts: list[str], cache_dir: Path, pairs: int
 ) -> tuple[Comparison, dict[str, float]]:
-    """The backends that take the model in this quality, and their least cosine with torch in float32."""
+    """Compare the backends that can compute the model in this quality.
+
+    Return the comparison, and each backend's least cosine with the vectors of torch in float32.
+    """
     names = registry.candidates("embed", Family.ENCODER, quality=quality, device="cpu")
     dtype = "auto" if quality == "native" else quality
-    alone = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
-    exact = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")
-    expected = vectors(exact, texts[:100])
-    exact.close()
-    least = {name: cosines(vectors(one, texts[:100]), expected)["least"] for name, one in alone.items()}
+    engines = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
+    exact_engine = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")
+    sample = texts[:100]
+    exact = compute_vectors(exact_engine, sample)
+    exact_engine.close()
+    least = {
+        name: measure_cosines(compute_vectors(engine, sample), exact)["least"] for name, engine in engines.items()
+    }
 
-    def side(one: Alone) -> Callable[[], Run]:
+    def make_side(engine: Alone) -> Callable[[], Run]:
         numbers = itertools.count()
 
-        def once() -> Run:
-            these = of_run(texts, next(numbers))
-            return timed(lambda: len(one.run(these)))
+        def run_once() -> Run:
+            new_texts = vary_texts(texts, next(numbers))
+            return timed(lambda: len(engine.run(new_texts)))
 
-        return once
+        return run_once
 
-    sides = {name: side(one) for name, one in alone.items()}
+    sides = {name: make_side(engine) for name, engine in engines.items()}
     title = f"{Path(model).name} in {quality}"
-    found = interleave(title, "docs", sides, pairs=pairs)
-    for one in alone.values():
-        one.close()
-    return found, least
+    comparison = interleave(title, "docs", sides, pairs=pairs)
+    for engine in engines.values():
+        engine.close()
+    return comparison, least
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--texts", type=int, default=1000, help="for MiniLM; the other gets a tenth")
+    parser.add_argument("--texts", type=int, default=1000, help="for MiniLM; the other encoder gets a tenth")
     parser.add_argument("--pairs", type=int, default=5)
-    asked = parser.parse_args()
-    texts = paragraphs(asked.texts)
-    comparisons, claims, quality = [], [], {}
-    with tempfile.TemporaryDirectory() as work, quiet():
-        cache = Path(work) / "cache"
-        large = str(mpnet(Path(work) / "mpnet-base", cache))
-        for model, some in ((TRAINED, texts), (large, texts[: asked.texts // 10])):
-            for precision in QUALITIES:
-                found, least = compared(model, precision, some, cache, asked.pairs)
-                comparisons.append(found)
-                quality[found.question] = least
+    options = parser.parse_args()
+    texts = paragraphs(options.texts)
+    comparisons, claims, least_cosines = [], [], {}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        cache_dir = Path(folder) / "cache"
+        large = str(save_mpnet(Path(folder) / "mpnet-base", cache_dir))
+        for model, model_texts in ((TRAINED, texts), (large, texts[: options.texts // 10])):
+            for quality in QUALITIES:
+                comparison, least = compare(model, quality, model_texts, cache_dir, options.pairs)
+                comparisons.append(comparison)
+                least_cosines[comparison.question] = least
                 others = [name for name in least if name != "transformers"]
                 claims.append([Claim(f"{name} ÷ transformers", name, "transformers", 1.0) for name in others])
-    write("backends", comparisons, claims, texts=asked.texts, least_cosine_with_float32=quality)
+    write("backends", comparisons, claims, texts=options.texts, least_cosine_with_float32=least_cosines)
 
 
 if __name__ == "__main__":

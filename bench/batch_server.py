@@ -1,6 +1,6 @@
-"""`docmill serve` on the null model: requests a second in and out, memory, and the time of an answer while many poll.
+"""Measure `docmill serve` with the null model: requests a second, memory, and response times while clients poll.
 
-`docmill batch` reads the same file, computes it and writes the answers by itself, in a store of its own.
+For comparison, `docmill batch` computes the same file without a server, in a store of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LONGEST_S = 600.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds of each part of a batch, requests a second by server and command, memory, and times of answers."""
+class Measurement:
+    """The seconds of each phase of a batch, requests a second by server and command, memory, and response times."""
 
     requests: int
     upload_s: float
@@ -52,22 +52,22 @@ class Measured:
 
 
 def write_requests(path: Path, n: int, name: str) -> None:
-    """Write a file of requests, each with its own text of about 40 words."""
-    words = ["the river that runs past the old mill carries leaves and light down to the sea in autumn"]
+    """Write a file of `n` requests, each with a text of its own of about 40 words."""
+    sentence = "the river that runs past the old mill carries leaves and light down to the sea in autumn"
     with path.open("w") as file:
         for number in range(n):
-            said = " ".join([f"{name} {number}", *words, *words])
-            body = {"model": "null", "messages": [{"role": "user", "content": said}], "temperature": 0}
+            text = f"{name} {number} {sentence} {sentence}"
+            body = {"model": "null", "messages": [{"role": "user", "content": text}], "temperature": 0}
             line = {"custom_id": f"r{number}", "method": "POST", "url": ENDPOINT, "body": body}
             file.write(json.dumps(line) + "\n")
 
 
 @contextmanager
-def started(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run a command of docmill for the length of the block; its process, and the file of what it says."""
+def run_command(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run a command of docmill until the block ends. Yield its process and the file with its output."""
     log = home / f"{arguments[0]}.log"
     with log.open("wb") as out:
-        process = subprocess.Popen([DOCMILL, *arguments], env=environment(home), stdout=out, stderr=out)
+        process = subprocess.Popen([DOCMILL, *arguments], env=make_environment(home), stdout=out, stderr=out)
     try:
         yield process, log
     finally:
@@ -75,12 +75,12 @@ def started(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[byte
         process.wait(60)
 
 
-def environment(home: Path) -> dict[str, str]:
+def make_environment(home: Path) -> dict[str, str]:
     return {**os.environ, "DOCMILL_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """Wait for the first true value of a condition."""
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Call `condition` until its value is true, and return that value. Raises TimeoutError."""
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline:
         if value := condition():
@@ -89,15 +89,15 @@ def until(condition: Callable[[], Any]) -> Any:
     raise TimeoutError
 
 
-def memory_mb(pid: int, name: str) -> float:
-    """Return a size of a process's memory: VmRSS now, or VmHWM at most so far."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1_000
+def read_memory_mb(pid: int, field: str) -> float:
+    """Return the memory of a process: its present size in VmRSS, or its peak in VmHWM."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1_000
 
 
 class Polling:
-    """Clients that ask for a batch once a second, each on a connection of its own."""
+    """Clients that retrieve a batch once a second, each in its own thread."""
 
     def __init__(self, client: openai.OpenAI, batch_id: str, clients: int) -> None:
         self.times_ms: list[float] = []
@@ -114,7 +114,7 @@ class Polling:
     def __enter__(self) -> Polling:
         for thread in self._threads:
             thread.start()
-            time.sleep(1 / len(self._threads))  # spread over the second
+            time.sleep(1 / len(self._threads))  # spreads the requests over the second
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,60 +123,60 @@ class Polling:
             thread.join()
 
 
-def create(client: openai.OpenAI, requests: Path) -> Batch:
-    """Upload a file, and make a batch of it."""
+def create_batch(client: openai.OpenAI, requests: Path) -> Batch:
+    """Upload a file of requests, and create a batch from it."""
     with requests.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="batch")
     return client.batches.create(input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h")
 
 
-def reached(client: openai.OpenAI, batch: Batch, *statuses: str) -> Batch | None:
-    """Return the batch if it has one of these statuses."""
-    now = client.batches.retrieve(batch.id)
-    assert now.status not in {"failed", "expired"}, now
-    return now if now.status in statuses else None
+def retrieve_if(client: openai.OpenAI, batch: Batch, *statuses: str) -> Batch | None:
+    """Retrieve a batch. Return it if it has one of these statuses, and None otherwise."""
+    current = client.batches.retrieve(batch.id)
+    assert current.status not in {"failed", "expired"}, current
+    return current if current.status in statuses else None
 
 
-def measure(folder: Path, n: int, clients: int) -> Measured:
-    """Return the figures of one batch by the server, and of the same file by the command."""
-    requests, few, home = folder / "requests.jsonl", folder / "few.jsonl", folder / "home"
+def measure(folder: Path, n: int, clients: int) -> Measurement:
+    """Compute a batch of `n` requests with the server, and the same file with the command."""
+    requests, polled_requests, home = folder / "requests.jsonl", folder / "few.jsonl", folder / "home"
     home.mkdir()
     write_requests(requests, n, "request")
-    write_requests(few, n // 5, "another")
+    write_requests(polled_requests, n // 5, "another")
     key = subprocess.run(
-        [DOCMILL, "keys", "add", "bench"], env=environment(home), capture_output=True, text=True, check=True
+        [DOCMILL, "keys", "add", "bench"], env=make_environment(home), capture_output=True, text=True, check=True
     ).stdout.strip()
     with ExitStack() as stack:
         limits = ("--max-lines", "1000000", "--max-mb", "2000")
-        server, log = stack.enter_context(started(home, "serve", "--model", "null", "--port", "0", *limits))
-        url = until(lambda: log.read_text().partition("Batch API: ")[2].partition(" ")[0])
-        stack.enter_context(started(home, "worker"))
+        server, log = stack.enter_context(run_command(home, "serve", "--model", "null", "--port", "0", *limits))
+        url = wait_for(lambda: log.read_text().partition("Batch API: ")[2].partition(" ")[0])
+        stack.enter_context(run_command(home, "worker"))
         client = openai.OpenAI(base_url=url, api_key=key, max_retries=2, timeout=LONGEST_S)
         client.models.list()
-        until(lambda: "Worker on" in (home / "worker.log").read_text())
-        idle_mb = memory_mb(server.pid, "VmRSS")
+        wait_for(lambda: "Worker on" in (home / "worker.log").read_text())
+        idle_mb = read_memory_mb(server.pid, "VmRSS")
         began = time.monotonic()
-        batch = create(client, requests)
+        batch = create_batch(client, requests)
         upload_s = time.monotonic() - began
-        until(lambda: reached(client, batch, "in_progress", "finalizing", "completed"))
+        wait_for(lambda: retrieve_if(client, batch, "in_progress", "finalizing", "completed"))
         validating_s = time.monotonic() - began - upload_s
-        done = until(lambda: reached(client, batch, "completed"))
+        completed = wait_for(lambda: retrieve_if(client, batch, "completed"))
         until_completed_s = time.monotonic() - began
         began = time.monotonic()
-        n_answers = sum(1 for line in client.files.content(done.output_file_id).iter_lines() if line)
+        n_answers = sum(1 for line in client.files.content(completed.output_file_id).iter_lines() if line)
         download_s = time.monotonic() - began
         assert n_answers == n, n_answers
-        peak_mb = memory_mb(server.pid, "VmHWM")
-        polled = create(client, few)
-        with Polling(client, polled.id, clients) as polling:
-            until(lambda: reached(client, polled, "completed"))
+        peak_mb = read_memory_mb(server.pid, "VmHWM")
+        polled_batch = create_batch(client, polled_requests)
+        with Polling(client, polled_batch.id, clients) as polling:
+            wait_for(lambda: retrieve_if(client, polled_batch, "completed"))
     began = time.monotonic()
     command = [DOCMILL, "batch", str(requests), "--model", "null", "--out", str(folder / "out.jsonl")]
     (folder / "alone").mkdir()
-    subprocess.run(command, env=environment(folder / "alone"), capture_output=True, check=True)
+    subprocess.run(command, env=make_environment(folder / "alone"), capture_output=True, check=True)
     command_s = time.monotonic() - began
-    times = sorted(polling.times_ms)
-    return Measured(
+    times_ms = sorted(polling.times_ms)
+    return Measurement(
         requests=n,
         upload_s=round(upload_s, 2),
         validating_s=round(validating_s, 1),
@@ -187,9 +187,9 @@ def measure(folder: Path, n: int, clients: int) -> Measured:
         idle_mb=round(idle_mb),
         peak_above_idle_mb=round(peak_mb - idle_mb),
         clients=clients,
-        polls=len(times),
-        poll_median_ms=round(statistics.median(times), 1),
-        poll_p99_ms=round(times[int(len(times) * 0.99)], 1),
+        polls=len(times_ms),
+        poll_median_ms=round(statistics.median(times_ms), 1),
+        poll_p99_ms=round(times_ms[int(len(times_ms) * 0.99)], 1),
     )
 
 
@@ -198,12 +198,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--dry", action="store_true", help="print the figures, and write no file")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with TemporaryDirectory() as folder:
-        found = measure(Path(folder), given.requests, given.clients)
-    print(json.dumps(asdict(found), indent=1))
-    if not given.dry:
-        facts = {"machine": machine(), **asdict(found)}
+        measurement = measure(Path(folder), options.requests, options.clients)
+    print(json.dumps(asdict(measurement), indent=1))
+    if not options.dry:
+        facts = {"machine": machine(), **asdict(measurement)}
         (RESULTS / "batch-server.json").write_text(json.dumps(facts, indent=1) + "\n")
         print(described(machine()))
 

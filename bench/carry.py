@@ -1,9 +1,9 @@
 """Measure the documents per second of queue, store and workers with a model that computes nothing.
 
-The null backend computes nothing; everything else is real: Redis, PostgreSQL, supervisors and device processes. The
-workers share the cores with both servers. A backlog of B documents is a job with that many in planned shards, which
-are filled up again as they are worked off, so that a rate belongs to one depth of the backlog. Contents and
-shards are made by SQL and not by an ingest, which `bench/ingest.py` measures.
+Only the backend is a null backend. Redis, PostgreSQL, supervisors and device processes are real, and the workers
+share the cores with both servers. A backlog of B documents is a job whose planned shards have B documents. New shards
+are planned as workers finish others, so the backlog keeps its size while a rate is measured. SQL inserts contents and
+shards directly: `bench/ingest.py` measures ingests.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """A store with contents, and a queue."""
+class Installation:
+    """A store with contents of `chars` characters each, and a queue."""
 
     database: Database
     database_url: str
@@ -58,32 +58,32 @@ class Fleet:
 
 
 class Backlog:
-    """A job whose planned shards are kept at a number of documents; it goes through the contents once."""
+    """A job whose planned shards always have so many documents. It uses each content once."""
 
-    def __init__(self, fleet: Fleet, name: str, documents: int) -> None:
-        self._mill = fleet
+    def __init__(self, installation: Installation, name: str, documents: int) -> None:
+        self._installation = installation
         self._documents = documents
-        self._next = 1
+        self._next_content = 1
         self._n_shards = 0
-        # Each run has a spec of its own, under which nothing is known yet.
+        # Each run has a spec of its own, so that no outcome is reused.
         spec = Spec("embed", weightless.NULL, weightless.NULL_REVISION, params={"window_tokens": 512, "run": name})
         self.job = jobs.open_job(
-            fleet.database, JobRequest(corpus=name, source=name, steps=(StepRequest(spec.kind, spec),))
+            installation.database, JobRequest(corpus=name, source=name, steps=(StepRequest(spec.kind, spec),))
         )
         self.fill(done=0)
 
     def fill(self, done: int) -> None:
-        """Plan as many shards as are `done`, while there are contents."""
-        wanted = self._documents // SHARD_TEXTS + done - self._n_shards
+        """Plan shards until the backlog has its size again without `done` shards, or no contents are left."""
+        lacking = self._documents // SHARD_TEXTS + done - self._n_shards
         rows: list[dict[str, object]] = []
-        while len(rows) < wanted and self._next + SHARD_TEXTS <= self._mill.contents + 1:
-            rows.append(self._shard(self.job, range(self._next, self._next + SHARD_TEXTS)))
-            self._next += SHARD_TEXTS
+        while len(rows) < lacking and self._next_content + SHARD_TEXTS <= self._installation.contents + 1:
+            rows.append(self._plan_shard(self.job, range(self._next_content, self._next_content + SHARD_TEXTS)))
+            self._next_content += SHARD_TEXTS
         if rows:
             self._n_shards += len(rows)
-            self._mill.database.write(lambda c: c.load(Shard, columns_of(rows)))
+            self._installation.database.write(lambda transaction: transaction.load(Shard, columns_of(rows)))
 
-    def _shard(self, job: OpenJob, content_ids: range) -> dict[str, object]:
+    def _plan_shard(self, job: OpenJob, content_ids: range) -> dict[str, object]:
         return UNTOUCHED | {
             "job_id": job.id,
             "spec_id": job.steps[0].spec_id,
@@ -91,53 +91,60 @@ class Backlog:
             "state": "planned",
             "contents": pack(content_ids),
             "n_contents": len(content_ids),
-            "n_chars": len(content_ids) * self._mill.chars,
+            "n_chars": len(content_ids) * self._installation.chars,
         }
 
-    def done(self) -> int:
-        """Shards whose outcomes are committed."""
-        with self._mill.database.read() as transaction:
+    def count_done(self) -> int:
+        """Return the number of shards whose outcomes are committed."""
+        with self._installation.database.read() as transaction:
             query = select(func.count()).where(Shard.job_id == self.job.id, Shard.state == "done")
             return transaction.scalar(query) or 0
 
 
-def carry(fleet: Fleet, *, workers: int, documents: int, seconds: float) -> Run:
-    """Documents of which the outcomes were committed in `seconds`, with so many workers on so deep a backlog."""
+def measure(installation: Installation, *, workers: int, documents: int, seconds: float) -> Run:
+    """Measure for so many seconds. Return a run whose units are the documents whose outcomes were committed.
+
+    `workers` is the number of workers, and `documents` the size of the backlog.
+    """
     with ExitStack() as stack:
-        backlog = Backlog(fleet, f"{workers} {documents} {time.monotonic_ns()}", documents)
-        processes = [stack.enter_context(_worker(fleet)) for _ in range(workers)]
-        _until(lambda: _signed_on(fleet.database) == workers and backlog.done() >= 2 * workers, backlog)
-        cpu = _cpu_s(fleet, processes)  # before the count: with many workers it takes a while, in which they go on
-        before, began = backlog.done(), time.perf_counter()
+        backlog = Backlog(installation, f"{workers} {documents} {time.monotonic_ns()}", documents)
+        processes = [stack.enter_context(_run_worker(installation)) for _ in range(workers)]
+        _wait_until(
+            lambda: _count_live(installation.database) == workers and backlog.count_done() >= 2 * workers, backlog
+        )
+        # Before the count of shards, since many workers finish some while their CPU seconds are read.
+        cpu_s_before = _read_cpu_s(installation, processes)
+        done_before, began = backlog.count_done(), time.perf_counter()
         due = began
         while time.perf_counter() < began + seconds:
             due += FILL_EVERY_S
-            backlog.fill(backlog.done())
+            backlog.fill(backlog.count_done())
             time.sleep(max(0.0, due - time.perf_counter()))
-        carried = (backlog.done() - before) * SHARD_TEXTS
-        took = time.perf_counter() - began
-        spent = {name: after - cpu[name] for name, after in _cpu_s(fleet, processes).items()}
-    _clear(fleet.database)
-    shares = {f"cores_{name}": round(s / took, 2) for name, s in spent.items()}
-    costs = {f"us_{name}": round(s / carried * 1e6, 1) for name, s in spent.items()} if carried else {}
-    return Run(carried, took, {"workers": workers, "backlog": documents, **shares, **costs})
+        committed = (backlog.count_done() - done_before) * SHARD_TEXTS
+        elapsed_s = time.perf_counter() - began
+        cpu_s_after = _read_cpu_s(installation, processes)
+        cpu_s = {name: after_s - cpu_s_before[name] for name, after_s in cpu_s_after.items()}
+    _clear(installation.database)
+    shares = {f"cores_{name}": round(used_s / elapsed_s, 2) for name, used_s in cpu_s.items()}
+    costs = {f"us_{name}": round(used_s / committed * 1e6, 1) for name, used_s in cpu_s.items()} if committed else {}
+    return Run(committed, elapsed_s, {"workers": workers, "backlog": documents, **shares, **costs})
 
 
 @contextmanager
-def _worker(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
+def _run_worker(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
-        "DOCMILL_HOME": str(fleet.folder / "home"),
-        "DOCMILL_DATABASE_URL": fleet.database_url,
-        "DOCMILL_REDIS_URL": fleet.redis_url,
+        "DOCMILL_HOME": str(installation.folder / "home"),
+        "DOCMILL_DATABASE_URL": installation.database_url,
+        "DOCMILL_REDIS_URL": installation.redis_url,
     }
-    with (fleet.folder / "worker.log").open("ab") as log:
+    with (installation.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [DOCMILL, "worker", "--lanes", "embed", "--device", "cpu"],
             env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=fleet.folder,
+            cwd=installation.folder,
         )
     try:
         yield process
@@ -146,57 +153,60 @@ def _worker(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def _until(condition: Callable[[], bool], backlog: Backlog) -> None:
-    deadline = time.monotonic() + 300  # sixteen workers that load torch on two cores take two minutes
+def _wait_until(condition: Callable[[], bool], backlog: Backlog) -> None:
+    deadline = time.monotonic() + 300  # on two cores, sixteen workers take two minutes to load torch
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit("the workers did not come into their stride; see the log of the run's folder")
-        backlog.fill(backlog.done())
+            raise SystemExit("the workers did not all start to commit outcomes; see worker.log in the run's folder")
+        backlog.fill(backlog.count_done())
         time.sleep(FILL_EVERY_S)
 
 
-def _signed_on(database: Database) -> int:
+def _count_live(database: Database) -> int:
     with database.read() as transaction:
-        # Many on few cores are late with their signs of life.
+        # Heartbeats are late if many workers share few cores.
         live = select(func.count()).select_from(Worker).where(Worker.seen_at > db_now() - 60)
         return transaction.scalar(live) or 0
 
 
-def _cpu_s(fleet: Fleet, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, float]:
-    """Seconds of CPU by station since the machine started; `bench` is this process, which fills the backlog."""
+def _read_cpu_s(installation: Installation, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, float]:
+    """Return the CPU seconds that each kind of process has used so far.
+
+    `bench` is this process, which fills the backlog.
+    """
     supervisors = [worker.pid for worker in workers]
-    devices = [pid for pid, (parent, _) in _processes().items() if parent in supervisors]
-    with fleet.database.read() as transaction:
+    devices = [pid for pid, (parent, _) in _read_processes().items() if parent in supervisors]
+    with installation.database.read() as transaction:
         backends = list(transaction.scalars(text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")))
     times = os.times()
-    running = _processes()
+    processes = _read_processes()
 
-    def spent(pids: Sequence[int]) -> float:
-        return sum(running.get(pid, (0, 0.0))[1] for pid in pids)
+    def sum_cpu_s(pids: Sequence[int]) -> float:
+        return sum(processes.get(pid, (0, 0.0))[1] for pid in pids)
 
     return {
-        "devices": spent(devices),
-        "supervisors": spent(supervisors),
-        "postgres": spent(backends),
-        "redis": spent([fleet.redis_pid]),
+        "devices": sum_cpu_s(devices),
+        "supervisors": sum_cpu_s(supervisors),
+        "postgres": sum_cpu_s(backends),
+        "redis": sum_cpu_s([installation.redis_pid]),
         "bench": times.user + times.system,
     }
 
 
-def _processes() -> dict[int, tuple[int, float]]:
-    """The parent and the CPU seconds of every process."""
-    found = {}
+def _read_processes() -> dict[int, tuple[int, float]]:
+    """Return the parent and the CPU seconds of every process, by process id."""
+    processes = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(") ")[2].split()
-        except OSError:  # it is gone
+        except OSError:  # the process has ended
             continue
-        found[int(stat.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICK
-    return found
+        processes[int(stat.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICK
+    return processes
 
 
 def _fill_contents(database: Database, n: int, chars: int) -> None:
-    """`n` different texts of so many characters in words."""
+    """Insert `n` different texts of `chars` characters."""
     words = f"rpad('Text number ' || i || ' ', {chars}, 'with words that nobody reads ')"
     database.write(
         lambda transaction: transaction.execute(
@@ -211,7 +221,7 @@ def _fill_contents(database: Database, n: int, chars: int) -> None:
 
 
 def _clear(database: Database) -> None:
-    """No outcomes, shards and workers: each run begins alike."""
+    """Delete all outcomes, shards and workers, so that each run starts from the same state."""
     database.write(
         lambda transaction: transaction.execute(text("TRUNCATE outcome, shard, worker, step, step_text CASCADE"))
     )
@@ -227,34 +237,36 @@ def _vacuum(database: Database) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backlog", type=int, default=10_000_000, help="the deep backlog, in documents")
-    parser.add_argument("--shallow", type=int, default=10_000, help="the backlog that it is compared with")
+    parser.add_argument("--shallow", type=int, default=10_000, help="the shallow backlog, in documents")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--chars", type=int, default=250, help="characters of a document")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a rate is measured")
     parser.add_argument("--pairs", type=int, default=5)
-    given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers stop and databases are dropped
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(fresh_postgres())
         redis_url, redis_pid = stack.enter_context(own_redis(folder))
         database = Database(url, kinds=KINDS)
         stack.callback(database.close)
-        fleet = Fleet(database, url, redis_url, redis_pid, folder, given.backlog + 1_000_000, given.chars)
-        _fill_contents(database, fleet.contents, given.chars)
-        side = partial(carry, fleet, seconds=given.seconds)
+        contents = options.backlog + 1_000_000
+        installation = Installation(database, url, redis_url, redis_pid, folder, contents, options.chars)
+        _fill_contents(database, contents, options.chars)
+        measure_side = partial(measure, installation, seconds=options.seconds)
         deep = {
-            f"{n} workers, {given.backlog:,} waiting": partial(side, workers=n, documents=given.backlog)
-            for n in given.workers
+            f"{n} workers, {options.backlog:,} waiting": partial(measure_side, workers=n, documents=options.backlog)
+            for n in options.workers
         }
-        compared = 4 if 4 in given.workers else given.workers[0]
-        shallow = f"{compared} workers, {given.shallow:,} waiting"
-        sides = {**deep, shallow: partial(side, workers=compared, documents=given.shallow)}
-        found = interleave("null backend into PostgreSQL", "docs", sides, pairs=given.pairs, warm_up=0)
-    claim = Claim("deep ÷ shallow backlog", f"{compared} workers, {given.backlog:,} waiting", shallow, 0.95)
-    write("carry", [found], [[claim]], chars=given.chars, shard_texts=SHARD_TEXTS, seconds=given.seconds)
-    curve = {float(n): found.median(side) for n, side in zip(given.workers, deep, strict=True)}
-    title = f"Null model into PostgreSQL, {given.backlog:,} documents waiting, two cores"
+        compared_workers = 4 if 4 in options.workers else options.workers[0]
+        shallow = f"{compared_workers} workers, {options.shallow:,} waiting"
+        sides = {**deep, shallow: partial(measure_side, workers=compared_workers, documents=options.shallow)}
+        comparison = interleave("null backend into PostgreSQL", "docs", sides, pairs=options.pairs, warm_up=0)
+    deep_side = f"{compared_workers} workers, {options.backlog:,} waiting"
+    claim = Claim("deep ÷ shallow backlog", deep_side, shallow, 0.95)
+    write("carry", [comparison], [[claim]], chars=options.chars, shard_texts=SHARD_TEXTS, seconds=options.seconds)
+    curve = {float(n): comparison.median(side) for n, side in zip(options.workers, deep, strict=True)}
+    title = f"Null model into PostgreSQL, {options.backlog:,} documents waiting, two cores"
     draw("carry", Axes(title, "workers", "documents a second"), {"docmill": curve})
 
 

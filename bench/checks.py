@@ -1,11 +1,13 @@
 """Measure the checks of outputs: precision and recall on planted errors, and the loops of real outputs.
 
-Each ``--source`` is a file of JSON lines, which may be gzipped. Lines with `text`, `lang` and `reference` (English)
-are translations in both directions, lines with `text` and `synopsis` are summaries. Of lines with a `split` those of
-``dev`` are taken: the bounds of the checks were set on the others. For a language with few of them, half of its other
-lines are a second set, on which the bounds of ``names_changed`` were not set. Into every text an error is planted
-that one check looks for, five times by turns where the texts are few. Without an error, every text is a clean one.
-Clean texts of which a person found that the two differ in a name count as false alarms; their number is given, too.
+Each ``--source`` is a file of JSON lines, which may be gzipped. A line with `text`, `lang` and `reference` (English)
+is a translation in both directions. A line with `text` and `synopsis` is a summary. If lines have a `split`, the
+benchmark uses those of ``dev``, because the bounds of the checks were set on the others. If a language has few such
+lines, half of its other lines are a second set, on which the bounds of ``names_changed`` were not set.
+
+Each check has a kind of error, which the benchmark plants in every text: once, or five times if there are few texts.
+The texts without planted errors are the clean ones. In some clean texts a person found that input and output differ
+in a name. A flag on such a text counts as a false alarm, and the results say how many of the false alarms these are.
 """
 
 from __future__ import annotations
@@ -39,31 +41,32 @@ from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
-ONE_IN = 5
-FEWER = 6
+ONE_IN = 5  # the precision is that at one error in so many outputs
+FEWER = 6  # the models' own searches get a sixth of the texts
 FEW_TEXTS, DRAWS_OF_FEW = 200, 5
 DIFFERING = RESULTS / "checks-differing.json"
 WAIT_S = 3600.0
 
 
-def _nothing(_pair: GoodPair, _pool: Pool, _draw: random.Random) -> str | None:
+def _plant_nothing(_pair: GoodPair, _pool: Pool, _draw: random.Random) -> str | None:
     return None
 
 
-_TRANSLATED: tuple[tuple[str, str, Plant], ...] = (
+# Each error with its flag. `_complete_errors` replaces the function that plants another language.
+_TRANSLATION_ERRORS: tuple[tuple[str, str, Plant], ...] = (
     ("a loop", "repetition", planted.loop),
     ("cut short", "length_ratio", planted.cut_short),
     ("the input copied", "copied_input", planted.copied),
-    ("another language", "wrong_language", _nothing),
+    ("another language", "wrong_language", _plant_nothing),
     ("a sentence dropped", "missing_sentences", planted.dropped_sentence),
     ("a number changed", "numbers_changed", planted.changed_number),
     ("a name changed", "names_changed", planted.changed_name),
 )
-_SUMMARIZED: tuple[tuple[str, str, Plant], ...] = (
+_SUMMARY_ERRORS: tuple[tuple[str, str, Plant], ...] = (
     ("a loop", "repetition", planted.loop),
     ("the whole text", "length_ratio", planted.whole_text),
     ("the input copied", "copied_input", lambda pair, _pool, _draw: pair.given if len(pair.given) > 80 else None),
-    ("another language", "wrong_language", _nothing),
+    ("another language", "wrong_language", _plant_nothing),
     ("a number changed", "numbers_changed", planted.changed_number),
     ("a name changed", "names_changed", planted.changed_name),
 )
@@ -71,7 +74,7 @@ _SUMMARIZED: tuple[tuple[str, str, Plant], ...] = (
 
 @dataclass(frozen=True)
 class Outputs:
-    """Good outputs of one kind, with the checks that suit them and the errors that are planted."""
+    """Good outputs of one kind, the checks that apply to them, and the errors to plant, each with its flag."""
 
     name: str
     pairs: Sequence[GoodPair]
@@ -83,50 +86,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, action="append", required=True)
     parser.add_argument("--outputs", type=int, nargs=2, default=[600, 400], help="real translations, and summaries")
-    asked = parser.parse_args()
-    every = [row for source in asked.source for row in lines(source)]
-    rows = [row for row in every if row.get("split", "dev") == "dev"]
-    found = [row for one in (*_outputs(rows), *_held_out(every)) for row in figures(one)]
-    real = [loops(*one, beams=1) for one in _questions(rows, asked.outputs)]
-    fewer = [count // FEWER for count in asked.outputs]
-    real += [loops(*one) for one in _questions(rows, fewer)]  # by the models' own search
-    facts = {"machine": machine(), "one_in": ONE_IN, "planted": found, "real": real}
+    options = parser.parse_args()
+    all_rows = [row for source in options.source for row in read_rows(source)]
+    rows = [row for row in all_rows if row.get("split", "dev") == "dev"]
+    sets = [*_make_sets(rows), *_make_second_sets(all_rows)]
+    scores = [score for outputs in sets for score in score_checks(outputs)]
+    real = [count_loops(*selection, beams=1) for selection in _select_inputs(rows, options.outputs)]
+    fewer = [count // FEWER for count in options.outputs]
+    real += [count_loops(*selection) for selection in _select_inputs(rows, fewer)]  # with the models' own searches
+    facts = {"machine": machine(), "one_in": ONE_IN, "planted": scores, "real": real}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "checks.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (RESULTS / "checks.md").write_text(table(facts))
-    sys.stdout.write(table(facts))
+    (RESULTS / "checks.md").write_text(format_tables(facts))
+    sys.stdout.write(format_tables(facts))
 
 
-def figures(outputs: Outputs) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kind of error: precision, recall and false alarms of its check, in percent."""
+def score_checks(outputs: Outputs) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind of error, with its check's precision, recall and false alarms in percent."""
     material = planted.pool(outputs.pairs)
-    known = json.loads(DIFFERING.read_text())
+    differing = json.loads(DIFFERING.read_text())
     for error, flag, plant in outputs.errors:
         draw = random.Random(f"{outputs.name} {error}")
         draws = 1 if len(outputs.pairs) >= FEW_TEXTS else DRAWS_OF_FEW
-        found = (planted.planted(pair, plant, material, draw) for _ in range(draws) for pair in outputs.pairs)
-        wrong = [pair for pair in found if pair is not None]
-        hits = sum(_flagged(outputs.checks, flag, pair) for pair in wrong)
-        alarmed = [pair.key for pair in outputs.pairs if _flagged(outputs.checks, flag, pair)]
+        candidates = (planted.planted(pair, plant, material, draw) for _ in range(draws) for pair in outputs.pairs)
+        wrong = [pair for pair in candidates if pair is not None]
+        hits = sum(_has_flag(outputs.checks, flag, pair) for pair in wrong)
+        alarmed = [pair.key for pair in outputs.pairs if _has_flag(outputs.checks, flag, pair)]
         alarms, clean = len(alarmed), len(outputs.pairs)
-        # The precision if one text in five has the error, and the others are as good as all texts without it.
-        expected = alarms / clean * (ONE_IN - 1) * len(wrong)
+        # The precision supposes that one text in five has the error, and that the others are like the clean texts.
+        expected_alarms = alarms / clean * (ONE_IN - 1) * len(wrong)
         yield {
             "outputs": outputs.name,
             "error": error,
             "flag": flag,
             "planted": len(wrong),
             "clean": clean,
-            "precision": _percent(hits, hits + expected),
-            "recall": _percent(hits, len(wrong)),
-            "false_alarms": _percent(alarms, clean),
-            "of_these_differing": sum(key in known.get(flag, {}) for key in alarmed),
+            "precision": _to_percent(hits, hits + expected_alarms),
+            "recall": _to_percent(hits, len(wrong)),
+            "false_alarms": _to_percent(alarms, clean),
+            "of_these_differing": sum(key in differing.get(flag, {}) for key in alarmed),
         }
 
 
 @contextmanager
-def opened(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, Spec]]:
-    """Yield an engine with an empty cache, and the spec of a shipped model."""
+def start_engine(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, Spec]]:
+    """Run an engine with an empty cache until the block ends. Yield the engine, and the spec of a shipped model."""
     with tempfile.TemporaryDirectory() as cache:
         folders = ModelFolders(None, Path(cache))
         engine = Engine(partial(open_backend, device="cpu", folders=folders))
@@ -139,12 +143,15 @@ def opened(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, S
             engine.close()
 
 
-def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: int | None = None) -> dict[str, Any]:
+def count_loops(
+    name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: int | None = None
+) -> dict[str, Any]:
     """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
 
-    CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
+    Times are CPU seconds of all threads of this process: once for computing and checking the outputs, and once for
+    running the checks again on the same outputs.
     """
-    with opened(kind, model, beams) as (engine, spec):
+    with start_engine(kind, model, beams) as (engine, spec):
         backend = engine.open(spec)["backend"]
         began = time.process_time()
         ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])
@@ -152,13 +159,13 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: in
         whole_s = time.process_time() - began
         outcomes = ticket.finished()
     checks = kinds.checks(spec, kinds.Traits())
-    if kind == "translate":  # the model's traits say so in the engine
+    if kind == "translate":  # in the engine, the model's traits name the target language
         checks = replace(checks, context=Context(target="en"))
     began = time.process_time()
     for outcome, pair in zip(outcomes, pairs, strict=True):
         checks.findings(pair.given, outcome.text or "")
     checks_s = time.process_time() - began
-    looped = [
+    outcomes_with_loop = [
         outcome
         for outcome, pair in zip(outcomes, pairs, strict=True)
         if planted.has_loop(pair.given, outcome.text or "")
@@ -169,17 +176,18 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: in
         "backend": backend,
         "beams": beams,
         "texts": len(pairs),
-        "loops": len(looped),
-        "flagged_loops": sum("repetition" in outcome.flags for outcome in looped),
+        "loops": len(outcomes_with_loop),
+        "flagged_loops": sum("repetition" in outcome.flags for outcome in outcomes_with_loop),
         "flags": dict(Counter(flag for outcome in outcomes for flag in outcome.flags).most_common()),
         "without_flags": sum(not outcome.flags for outcome in outcomes),
         "ms_per_text": round(1000 * whole_s / len(pairs), 2),
         "checks_ms_per_text": round(1000 * checks_s / len(pairs), 3),
-        "checks_percent": _percent(checks_s, whole_s),
+        "checks_percent": _to_percent(checks_s, whole_s),
     }
 
 
-def table(facts: Mapping[str, Any]) -> str:
+def format_tables(facts: Mapping[str, Any]) -> str:
+    """Return the page of results."""
     lines = [
         "# checks",
         "",
@@ -203,69 +211,74 @@ def table(facts: Mapping[str, Any]) -> str:
         counts = f"{row['texts']:,} | {row['loops']:,} | {row['flagged_loops']:,} | {row['without_flags']:,}"
         search = "greedy" if row["beams"] == 1 else "its own search"
         lines.append(f"| {row['model']}, {search}, {row['backend']} | {counts} | {cost} |")
-    lines += ["", *(f"{row['model']}: {_counts(row['flags'])}." for row in facts["real"])]
+    lines += ["", *(f"{row['model']}: {_format_counts(row['flags'])}." for row in facts["real"])]
     return "\n".join(lines) + "\n"
 
 
-def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
+def _make_sets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
     translated = [row for row in rows if "reference" in row]
     languages = sorted({row["lang"] for row in translated})
     for back in (False, True):
         for language in languages:
-            own = [row for row in translated if row["lang"] == language]
-            pairs = [GoodPair(row["text"], row["reference"], language, "en", row["id"]) for row in own]
+            own_rows = [row for row in translated if row["lang"] == language]
+            pairs = [GoodPair(row["text"], row["reference"], language, "en", row["id"]) for row in own_rows]
             if back:
                 pairs = [GoodPair(pair.output, pair.given, "en", language, pair.key) for pair in pairs]
-            pairs = _clean(pairs)
+            pairs = _drop_blank(pairs)
             context = Context(pairs[0].source, pairs[0].target)
             name = f"translations, {context.source} to {context.target}"
-            others = _of_other_languages(translated, language)
-            yield Outputs(name, pairs, Checks(tuple(all_checks()), context), _with(others, _TRANSLATED))
+            errors = _complete_errors(_TRANSLATION_ERRORS, _select_other_languages(translated, language))
+            yield Outputs(name, pairs, Checks(tuple(all_checks()), context), errors)
     summarized = [
         GoodPair(row["text"], row["synopsis"], "en", "en", row["id"]) for row in rows if row.get("synopsis")
     ]
     if summarized:
         checks = Checks(tuple(all_checks()), Context(shortened=True, same_language=True))
-        others = _of_other_languages(translated, "")
-        yield Outputs("summaries", _clean(summarized), checks, _with(others, _SUMMARIZED))
-        honest = [pair for pair in _clean(summarized) if planted.says_no_more(pair)]
-        yield Outputs("summaries that name only what their texts name", honest, checks, _with(others, _SUMMARIZED))
-        written = [GoodPair(pair.output, pair.given, "en", "en") for pair in _clean(summarized)]
-        yield Outputs("generated texts", written, AS_WRITTEN, _SUMMARIZED[:1])
+        errors = _complete_errors(_SUMMARY_ERRORS, _select_other_languages(translated, ""))
+        summaries = _drop_blank(summarized)
+        yield Outputs("summaries", summaries, checks, errors)
+        faithful = [pair for pair in summaries if planted.says_no_more(pair)]
+        yield Outputs("summaries that name only what their texts name", faithful, checks, errors)
+        generated = [GoodPair(pair.output, pair.given, "en", "en") for pair in summaries]
+        yield Outputs("generated texts", generated, AS_WRITTEN, _SUMMARY_ERRORS[:1])
 
 
-def _held_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
-    """Yield the second sets of languages that have few texts: every other text by a hash, and names alone."""
+def _make_second_sets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
+    """Yield the second sets of languages that have few texts: half of the other texts, with changed names only."""
     translated = [row for row in rows if "reference" in row and "split" in row]
     counts = Counter(row["lang"] for row in translated if row["split"] == "dev")
     few = [row for row in translated if row["split"] != "dev" and counts[row["lang"]] < FEW_TEXTS]
-    for outputs in _outputs([row for row in few if hashlib.md5(row["id"].encode()).digest()[0] % 2]):
-        names = [error for error in outputs.errors if error[1] == NAMES_CHANGED.flag]
-        yield replace(outputs, name=f"{outputs.name}, second set", errors=names)
+    for outputs in _make_sets([row for row in few if hashlib.md5(row["id"].encode()).digest()[0] % 2]):
+        errors = [error for error in outputs.errors if error[1] == NAMES_CHANGED.flag]
+        yield replace(outputs, name=f"{outputs.name}, second set", errors=errors)
 
 
-def _clean(pairs: Sequence[GoodPair]) -> list[GoodPair]:
+def _drop_blank(pairs: Sequence[GoodPair]) -> list[GoodPair]:
     return [pair for pair in pairs if pair.given.strip() and pair.output.strip()]
 
 
-def _of_other_languages(rows: Sequence[Mapping[str, Any]], besides: str) -> list[str]:
-    return [row["text"] for row in rows if row["lang"] != besides and len(row["text"]) > 80]
+def _select_other_languages(rows: Sequence[Mapping[str, Any]], language: str) -> list[str]:
+    return [row["text"] for row in rows if row["lang"] != language and len(row["text"]) > 80]
 
 
-def _with(others: Sequence[str], errors: Sequence[tuple[str, str, Plant]]) -> list[tuple[str, str, Plant]]:
-    """Return the errors, of which another language has these texts besides those of the inputs."""
+def _complete_errors(errors: Sequence[tuple[str, str, Plant]], others: Sequence[str]) -> list[tuple[str, str, Plant]]:
+    """Return the errors with a function that plants another language.
 
-    def other(pair: GoodPair, material: Pool, draw: random.Random) -> str | None:
-        own = material.texts.get(pair.source or "", ()) if pair.source != pair.target else ()
-        found = draw.choice([list(own), list(others)]) or list(own) or list(others)
-        return draw.choice(found) if found else None
+    It takes one of `others`, or an input if the outputs are translations.
+    """
 
-    return [(name, flag, other if flag == "wrong_language" else plant) for name, flag, plant in errors]
+    def plant_other_language(pair: GoodPair, material: Pool, draw: random.Random) -> str | None:
+        inputs = material.texts.get(pair.source or "", ()) if pair.source != pair.target else ()
+        texts = draw.choice([list(inputs), list(others)]) or list(inputs) or list(others)
+        return draw.choice(texts) if texts else None
+
+    return [(name, flag, plant_other_language if flag == "wrong_language" else plant) for name, flag, plant in errors]
 
 
-def _questions(
+def _select_inputs(
     rows: Sequence[Mapping[str, Any]], counts: Sequence[int]
 ) -> Iterator[tuple[str, str, str, list[GoodPair]]]:
+    """Yield the first translations and summaries, each with a name, a kind of task and a model."""
     translated = [GoodPair(row["text"], row["reference"]) for row in rows if "reference" in row][: counts[0]]
     summarized = [GoodPair(row["text"], row["synopsis"]) for row in rows if row.get("synopsis")][: counts[1]]
     if translated:
@@ -274,21 +287,22 @@ def _questions(
         yield "summaries", "summarize", "synopsis-ddtp", summarized
 
 
-def _flagged(checks: Checks, flag: str, pair: GoodPair) -> bool:
+def _has_flag(checks: Checks, flag: str, pair: GoodPair) -> bool:
     return bool(Checks((flag,), checks.context).findings(pair.given, pair.output))
 
 
-def _percent(part: float, whole: float) -> float:
+def _to_percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
 
 
-def _counts(flags: Mapping[str, int]) -> str:
+def _format_counts(flags: Mapping[str, int]) -> str:
     return ", ".join(f"{flag} {count:,}" for flag, count in flags.items()) or "no flags"
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    whole = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    for line in whole.decode().splitlines():
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, which may be gzipped."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for line in content.decode().splitlines():
         yield json.loads(line)
 
 

@@ -1,8 +1,8 @@
 """Compare `docmill run` into SQLite with all checks of outputs and without any, on the same texts.
 
-The sides' commands are alike but for a module that Python imports at its start: without checks it makes all of them
-find nothing, in every process of the command. The rate is texts by CPU second of all processes, since that is what
-checks cost; seconds by the clock are in the JSON file.
+Both sides run the same command. They differ in a module that Python imports at the start of each process: on the side
+without checks, it replaces the checks by a function that finds nothing. The rate is texts per CPU second of all
+processes, since checks cost CPU time. The JSON file also has the seconds by the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.checks import lines
+from bench.checks import read_rows
 from bench.pairs import Claim, Run, interleave, write
 
 WITH, WITHOUT = "with all checks", "without checks"
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--searches", nargs="*", choices=list(_SEARCHES), default=list(_SEARCHES))
-    asked = parser.parse_args()
-    rows = [row for row in lines(asked.source) if row.get("split", "dev") == "dev"][: asked.texts]
+    options = parser.parse_args()
+    rows = [row for row in read_rows(options.source) if row.get("split", "dev") == "dev"][: options.texts]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "texts.jsonl"
@@ -48,7 +48,7 @@ def main() -> None:
         for number, (_, code) in enumerate(_AT_START.items()):
             (folder / str(number)).mkdir()
             (folder / str(number) / "sitecustomize.py").write_text(code)
-        compared = [
+        comparisons = [
             interleave(
                 f"{len(rows):,} translations by marian-ddtp, {search}",
                 "texts",
@@ -56,28 +56,28 @@ def main() -> None:
                     side: partial(_run, folder, number, source, _SEARCHES[search])
                     for number, side in enumerate(_AT_START)
                 },
-                pairs=asked.pairs,
-                warm_up=asked.warm_up,
+                pairs=options.pairs,
+                warm_up=options.warm_up,
             )
-            for search in asked.searches
+            for search in options.searches
         ]
-    write("checks-whole", compared, [[Claim("with checks ÷ without", WITH, WITHOUT, 0.97)] for _ in compared])
+    write("checks-whole", comparisons, [[Claim("with checks ÷ without", WITH, WITHOUT, 0.97)] for _ in comparisons])
 
 
-def _run(folder: Path, number: int, source: Path, options: tuple[str, ...]) -> Run:
-    """Translate all texts by a command of its own, with a new database."""
+def _run(folder: Path, number: int, source: Path, search_options: tuple[str, ...]) -> Run:
+    """Translate all texts with one command into a new database."""
     with tempfile.TemporaryDirectory(dir=folder) as home:
         environment = {**os.environ, "DOCMILL_HOME": home, "PYTHONPATH": str(folder / str(number))}
         command = [str(Path(sys.executable).with_name("docmill")), "run", "translate", str(source)]
-        began, before_s = time.perf_counter(), _children_s()
-        subprocess.run([*command, *options], check=True, cwd=home, env=environment, stdout=subprocess.DEVNULL)
+        began, cpu_s_before = time.perf_counter(), _read_children_cpu_s()
+        subprocess.run([*command, *search_options], check=True, cwd=home, env=environment, stdout=subprocess.DEVNULL)
         units = len(source.read_text().splitlines())
-        return Run(units, _children_s() - before_s, {"wall_s": round(time.perf_counter() - began, 2)})
+        return Run(units, _read_children_cpu_s() - cpu_s_before, {"wall_s": round(time.perf_counter() - began, 2)})
 
 
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _read_children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Measure escalation: quality and cost beside computing everything by the first or by the better model.
+"""Measure escalation: quality and cost, compared with computing all texts by the first or by the better model.
 
-Each pair computes every text by both. A row is a doubt (``--when``): the share of texts that it escalates, the score
-of the better results by docmill's rule, the part of the better model's gain that this is, and the cost as a share of
-the better model alone, the first pass included. Costs are CPU seconds of this process. Those of the escalated texts
-are the better model's, by tokens; for some doubts they were computed once more, by themselves. Some rows take the
-bound for each half of the texts from the other half.
+Both models of a pair compute every text. A row is a doubt (``--when``). It has the share of texts that the doubt
+escalates, the score of the results that docmill's rule keeps, and their gain, as a share of the better model's gain.
+Its cost includes the first pass, and is a share of the better model's cost for all texts. Costs are CPU seconds of
+this process. The cost of the escalated texts is the better model's, in proportion to their tokens. For some doubts
+it is also measured: the better model computes these texts again. Some rows take the bound for each half of the texts
+from the other half.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 WAIT_S = 3600.0
-LARGE_TOKENS = 400  # that a decoder-only model may write
-GAIN, COST = 80.0, 40.0  # percent: at least this much of the gain for at most this much of the cost
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the least confident texts
+LARGE_TOKENS = 400  # the most tokens that a decoder-only model may write
+GAIN, COST = 80.0, 40.0  # the aim in percent: at least this share of the gain for at most this share of the cost
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the texts, those with the least confidence
 FLAGS = ("doubtful", "repetition", "repetition,missing_sentences,length_ratio,copied_input,wrong_language")
 RESAMPLES = 1000
 SCORES = {"translate": "chrF", "summarize": "ROUGE-L"}
-_ASKED: Mapping[str, Mapping[str, Any]] = {"translate": {"source_lang": "fr", "target_lang": "en"}, "summarize": {}}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"translate": {"source_lang": "fr", "target_lang": "en"}, "summarize": {}}
 
 
 @dataclass(frozen=True)
 class Side:
-    """A model with options, in a precision and perhaps on a backend."""
+    """A model with the options of its task."""
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Side:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """The first model and the better one, for texts of one kind."""
+    """The first model and the better one, with the texts that both compute."""
 
     question: Question
     first: Side
@@ -68,7 +69,7 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class ComputedSide:
-    """The outcomes of all texts by one side, and CPU seconds without loading."""
+    """The outcomes of all texts by one side, its CPU seconds without loading the model, and its backend."""
 
     outcomes: Sequence[Outcome]
     seconds: float
@@ -80,72 +81,78 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with references, as bench.quality has")
     parser.add_argument("--texts", type=int, default=300, help="of each task")
     parser.add_argument("--large", metavar="MODEL", help="a decoder-only model, for Spanish and French texts only")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    name = "escalation" if asked.large is None else "escalation_large"
+    name = "escalation" if options.large is None else "escalation_large"
     with tempfile.TemporaryDirectory() as cache:
         pairs = (
-            _pairs(asked.data, asked.texts) if asked.large is None else _large(asked.data, asked.texts, asked.large)
+            _make_pairs(options.data, options.texts)
+            if options.large is None
+            else _make_large_pairs(options.data, options.texts, options.large)
         )
         for pair in pairs:
-            rows.append(measured(pair, Path(cache)))
+            rows.append(measure(pair, Path(cache)))
             facts = {"machine": machine(), "load": os.getloadavg()[0], "gain": GAIN, "cost": COST, "pairs": rows}
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
-            (RESULTS / f"{name}.md").write_text(table(facts))
-    sys.stdout.write(table(facts))
+            (RESULTS / f"{name}.md").write_text(format_tables(facts))
+    sys.stdout.write(format_tables(facts))
 
 
-def _pairs(data: Path, texts: int) -> Iterator[ModelPair]:
-    """Yield pairs of one model with more beams."""
-    for question, further in zip(_questions(data, texts), ({"unit": "sentence"}, {}), strict=True):
-        asked = _ASKED[question.kind]
-        sides = (Side(question.model, {**asked, "beams": beams}) for beams in (1, 4))
+def _make_pairs(data: Path, count: int) -> Iterator[ModelPair]:
+    """Yield pairs whose better side is the same model with more beams."""
+    for question, better_options in zip(_read_questions(data, count), ({"unit": "sentence"}, {}), strict=True):
+        task_options = _OPTIONS[question.kind]
+        sides = (Side(question.model, {**task_options, "beams": beams}) for beams in (1, 4))
         yield ModelPair(question, *sides)
-        greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
-        yield ModelPair(question, greedy, Side(question.model, {**asked, **further, "beams": 8}))
+        greedy = Side(question.model, {**task_options, "beams": 1, "dtype": "int8"})
+        yield ModelPair(question, greedy, Side(question.model, {**task_options, **better_options, "beams": 8}))
 
 
-def _large(data: Path, texts: int, model: str) -> Iterator[ModelPair]:
-    """Yield the shipped translator with another model: on Spanish texts, and on these with as many French ones."""
-    spanish = _translated(data, "es", texts)
-    french = _translated(data, "fr", len(spanish.texts))
-    both = [
-        [one for pair in zip(*columns, strict=True) for one in pair]
+def _make_large_pairs(data: Path, count: int, model: str) -> Iterator[ModelPair]:
+    """Yield two pairs of the shipped translator and a better model.
+
+    One has Spanish texts, the other has Spanish and French texts by turns.
+    """
+    spanish = _read_translations(data, "es", count)
+    french = _read_translations(data, "fr", len(spanish.texts))
+    alternating = [
+        [text for pair in zip(*columns, strict=True) for text in pair]
         for columns in ((spanish.texts, french.texts), (spanish.references, french.references))
     ]
-    mixed = Question(spanish.kind, spanish.model, *both)
+    mixed = Question(spanish.kind, spanish.model, *alternating)
     for question, language in ((spanish, "es"), (mixed, "auto")):
-        asked = {"source_lang": language, "target_lang": "en"}
-        greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
-        yield ModelPair(question, greedy, Side(model, {**asked, "max_new_tokens": LARGE_TOKENS}))
+        task_options = {"source_lang": language, "target_lang": "en"}
+        greedy = Side(question.model, {**task_options, "beams": 1, "dtype": "int8"})
+        yield ModelPair(question, greedy, Side(model, {**task_options, "max_new_tokens": LARGE_TOKENS}))
 
 
-def _questions(data: Path, count: int) -> Iterator[Question]:
-    yield _translated(data, "fr", count)
-    described = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"][:count]
-    texts, synopses = ([row[name] for row in described] for name in ("text", "synopsis"))
+def _read_questions(data: Path, count: int) -> Iterator[Question]:
+    yield _read_translations(data, "fr", count)
+    rows = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"][:count]
+    texts, synopses = ([row[name] for row in rows] for name in ("text", "synopsis"))
     yield Question("summarize", "synopsis-ddtp", texts, synopses)
 
 
-def _translated(data: Path, language: str, count: int) -> Question:
+def _read_translations(data: Path, language: str, count: int) -> Question:
     rows = [row for row in lines(data / "translations.jsonl.gz") if row["split"] == "dev" and row["lang"] == language]
     texts, references = ([row[name] for row in rows[:count]] for name in ("text", "reference"))
     return Question("translate", "marian-ddtp", texts, references)
 
 
-def measured(pair: ModelPair, cache: Path) -> dict[str, Any]:
+def measure(pair: ModelPair, cache_dir: Path) -> dict[str, Any]:
     """Return the scores and costs of both sides, and a row for each doubt."""
     kind, texts = pair.question.kind, list(pair.question.texts)
-    first, second = (computed(kind, side, texts, cache) for side in (pair.first, pair.second))
+    first, second = (compute(kind, side, texts, cache_dir) for side in (pair.first, pair.second))
+    outcomes = first.outcomes
+    doubts = [(str(doubt), _find_doubted(outcomes, doubt), exact) for doubt, exact in make_doubts(outcomes)]
     rows = []
-    own = [(str(doubt), _doubted(first.outcomes, doubt), exact) for doubt, exact in doubts(first.outcomes)]
-    for when, doubted, exact in [*own, *by_other_half(first.outcomes)]:
-        rows.append(_row(pair, first, second, when, doubted))
+    for when, doubted, exact in [*doubts, *escalate_by_other_half(outcomes)]:
+        rows.append(_make_row(pair, first, second, when, doubted))
         if exact:
-            some = [texts[number] for number in doubted]
-            again = computed(kind, pair.second, some, cache).seconds if some else 0.0
-            rows[-1]["measured_cost"] = _percent(first.seconds + again, second.seconds)
+            escalated = [texts[number] for number in doubted]
+            escalated_s = compute(kind, pair.second, escalated, cache_dir).seconds if escalated else 0.0
+            rows[-1]["measured_cost"] = _to_percent(first.seconds + escalated_s, second.seconds)
     name = SCORES[kind]
     return {
         "kind": kind,
@@ -154,15 +161,15 @@ def measured(pair: ModelPair, cache: Path) -> dict[str, Any]:
         "first": str(pair.first),
         "second": str(pair.second),
         "backends": [first.backend, second.backend],
-        "scores": [round(_score(one.outcomes, pair)[name], 2) for one in (first, second)],
-        "ms_per_text": [round(1000 * one.seconds / len(texts), 1) for one in (first, second)],
+        "scores": [round(_score(side.outcomes, pair)[name], 2) for side in (first, second)],
+        "ms_per_text": [round(1000 * side.seconds / len(texts), 1) for side in (first, second)],
         "rows": rows,
     }
 
 
-def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> ComputedSide:
+def compute(kind: str, side: Side, texts: Sequence[str], cache_dir: Path) -> ComputedSide:
     """Return the outcomes of texts, and the CPU seconds that they took."""
-    folders = ModelFolders(None, cache)
+    folders = ModelFolders(None, cache_dir)
     engine = Engine(partial(open_backend, device="cpu", folders=folders))
     engine.start()
     try:
@@ -179,103 +186,118 @@ def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> Comput
         engine.close()
 
 
-def doubts(outcomes: Sequence[Outcome]) -> Iterator[tuple[Doubt, bool]]:
-    """Yield doubts, and whether their cost is measured by itself."""
+def make_doubts(outcomes: Sequence[Outcome]) -> Iterator[tuple[Doubt, bool]]:
+    """Yield doubts. Each has True beside it if its cost is to be measured."""
     for flags in FLAGS:
         yield Doubt.parse(flags.split(",")), flags == FLAGS[0]
-    sure = [one.confidence for one in outcomes if one.confidence is not None]
-    for share in SHARES if sure else ():
-        bound = f"confidence<{np.quantile(sure, share):.3f}"
+    confidences = [outcome.confidence for outcome in outcomes if outcome.confidence is not None]
+    for share in SHARES if confidences else ():
+        bound = f"confidence<{np.quantile(confidences, share):.3f}"
         yield Doubt.parse([bound]), share in {0.2, 0.4}
-        if share <= 0.3:  # beside the most certain flag
+        if share <= 0.3:  # also together with the most certain flag
             yield Doubt.parse(["repetition", bound]), False
 
 
-def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int], bool]]:
-    """Yield shares of the least confident texts, with the texts that are under the bound of the other half.
+def escalate_by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int], bool]]:
+    """Yield the name of a row for each share of the least confident texts, with the numbers of the texts to escalate.
 
-    The last value says whether their cost is measured by itself.
+    A text is escalated if its confidence is below the bound that has this share of the other half below it. The last
+    value is True if the cost is to be measured.
     """
     halves = [range(start, len(outcomes), 2) for start in (0, 1)]
-    sure = [
-        [one.confidence for number in half if (one := outcomes[number]).confidence is not None] for half in halves
+    confidences = [
+        [confidence for number in half if (confidence := outcomes[number].confidence) is not None] for half in halves
     ]
-    for share in SHARES if all(sure) else ():
-        bounds = [Doubt.parse([f"confidence<{np.quantile(of_half, share):.3f}"]) for of_half in sure]
+    for share in SHARES if all(confidences) else ():
+        bounds = [Doubt.parse([f"confidence<{np.quantile(of_half, share):.3f}"]) for of_half in confidences]
         doubted = [
             number
             for half, bound in zip(halves, reversed(bounds), strict=True)
-            for number in _doubted(outcomes, bound)
+            for number in _find_doubted(outcomes, bound)
             if number in half
         ]
         yield f"the least confident {share:.0%}, by bounds of the other half", doubted, share in {0.2, 0.3}
 
 
-def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
+def _find_doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
+    """Return the numbers of the outcomes for which a doubt holds."""
     condition = Flagged(doubt.flags, bounds=doubt.bounds)
-    return [number for number, one in enumerate(outcomes) if one.status == "done" and condition.holds(one)]
+    return [
+        number for number, outcome in enumerate(outcomes) if outcome.status == "done" and condition.holds(outcome)
+    ]
 
 
-def _row(
+def _make_row(
     pair: ModelPair, first: ComputedSide, second: ComputedSide, when: str, doubted: Collection[int]
 ) -> dict[str, Any]:
-    both = list(zip(first.outcomes, second.outcomes, strict=True))
-    better = [two if number in doubted and is_better(two, one) else one for number, (one, two) in enumerate(both)]
-    always = [two if number in doubted else one for number, (one, two) in enumerate(both)]
+    pairs = list(zip(first.outcomes, second.outcomes, strict=True))
+    chosen = [
+        by_second if number in doubted and is_better(by_second, by_first) else by_first
+        for number, (by_first, by_second) in enumerate(pairs)
+    ]
+    replaced = [by_second if number in doubted else by_first for number, (by_first, by_second) in enumerate(pairs)]
+    n_chosen = sum(outcome is by_second for outcome, (_, by_second) in zip(chosen, pairs, strict=True))
     name = SCORES[pair.question.kind]
-    low, high, mixed, swapped = (
-        _score(outcomes, pair)[name] for outcomes in (first.outcomes, second.outcomes, better, always)
+    low, high, chosen_score, replaced_score = (
+        _score(outcomes, pair)[name] for outcomes in (first.outcomes, second.outcomes, chosen, replaced)
     )
-    tokens = [two.tokens_in + two.tokens_out for two in second.outcomes]
-    again = second.seconds * sum(tokens[number] for number in doubted) / sum(tokens)
+    tokens = [outcome.tokens_in + outcome.tokens_out for outcome in second.outcomes]
+    escalated_s = second.seconds * sum(tokens[number] for number in doubted) / sum(tokens)
     return {
         "when": when,
-        "share": _percent(len(doubted), len(both)),
-        "won": _percent(sum(one is two for one, (_, two) in zip(better, both, strict=True)), len(both)),
-        "score": round(mixed, 2),
-        "gain": _percent(mixed - low, high - low),
-        "gain_always": _percent(swapped - low, high - low),
-        "interval": _interval(pair, first.outcomes, second.outcomes, better),
-        "cost": _percent(first.seconds + again, second.seconds),
+        "share": _to_percent(len(doubted), len(pairs)),
+        "won": _to_percent(n_chosen, len(pairs)),
+        "score": round(chosen_score, 2),
+        "gain": _to_percent(chosen_score - low, high - low),
+        "gain_always": _to_percent(replaced_score - low, high - low),
+        "interval": _estimate_interval(pair, first.outcomes, second.outcomes, chosen),
+        "cost": _to_percent(first.seconds + escalated_s, second.seconds),
     }
 
 
 def _score(outcomes: Sequence[Outcome], pair: ModelPair) -> dict[str, float]:
-    return score([one.text or "" for one in outcomes], pair.question.references)
+    return score([outcome.text or "" for outcome in outcomes], pair.question.references)
 
 
-def _interval(pair: ModelPair, *sides: Sequence[Outcome]) -> list[float]:
-    """Return the 90 % interval of the gain over resampled texts, by the mean chrF of single texts."""
+def _estimate_interval(pair: ModelPair, *sides: Sequence[Outcome]) -> list[float]:
+    """Return the 90 % interval of the gain over resampled texts, by the mean chrF of single texts.
+
+    `sides` are the outcomes of the first model and of the second model, and the chosen outcomes.
+    """
     references = pair.question.references
-    each = np.array(
+    scores = np.array(
         [
-            [sacrebleu.sentence_chrf(one.text or "", [of]).score for one, of in zip(side, references, strict=True)]
+            [
+                sacrebleu.sentence_chrf(outcome.text or "", [reference]).score
+                for outcome, reference in zip(side, references, strict=True)
+            ]
             for side in sides
         ]
     )
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     gains = []
     for _ in range(RESAMPLES):
-        low, high, mixed = each[:, draw.integers(0, len(references), len(references))].mean(axis=1)
-        gains.append(_percent(mixed - low, high - low))
+        low, high, chosen = scores[:, generator.integers(0, len(references), len(references))].mean(axis=1)
+        gains.append(_to_percent(chosen - low, high - low))
     return [round(float(value), 1) for value in np.quantile(gains, [0.05, 0.95])]
 
 
-def _percent(part: float, whole: float) -> float:
+def _to_percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 1) if whole else 0.0
 
 
-def nearest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the row that misses the aim by least: the sum of what its gain and its cost lack."""
+def find_nearest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the row that misses the aim by least, as the sum of its missing gain and its excess cost."""
     return min(rows, key=lambda row: max(0.0, GAIN - row["gain"]) + max(0.0, row["cost"] - COST))
 
 
-def table(facts: Mapping[str, Any]) -> str:
-    written = ["# escalation", "", f"{described(facts['machine'])} Load average {facts['load']:.1f}.", ""]
+def format_tables(facts: Mapping[str, Any]) -> str:
+    """Return the page of results."""
+    page = ["# escalation", "", f"{described(facts['machine'])} Load average {facts['load']:.1f}.", ""]
     for pair in facts["pairs"]:
         low, high = pair["scores"]
         ms = pair["ms_per_text"]
-        written += [
+        page += [
             f"## {pair['first']} → {pair['second']}",
             "",
             f"{pair['texts']} texts ({pair['kind']}), {pair['score']}: {low:.2f} by the first on "
@@ -286,21 +308,22 @@ def table(facts: Mapping[str, Any]) -> str:
             "| --- | --: | --: | --: | --: | --: | --: | --: |",
         ]
         for row in pair["rows"]:
-            again = f"{row['measured_cost']:.0f} %" if "measured_cost" in row else ""
+            measured = f"{row['measured_cost']:.0f} %" if "measured_cost" in row else ""
             interval = " to ".join(f"{value:.0f} %" for value in row["interval"])
             cells = f"{row['share']:.0f} % | {row['won']:.0f} % | {row['score']:.2f} | {row['gain']:.0f} %"
-            written.append(f"| {row['when']} | {cells} | {interval} | {row['cost']:.0f} % | {again} |")
-        best = nearest(pair["rows"])
-        holds = best["gain"] >= GAIN and best["cost"] <= COST
-        always = statistics.mean(row["gain_always"] - row["gain"] for row in pair["rows"])
-        written += [
+            page.append(f"| {row['when']} | {cells} | {interval} | {row['cost']:.0f} % | {measured} |")
+        nearest = find_nearest(pair["rows"])
+        reached = nearest["gain"] >= GAIN and nearest["cost"] <= COST
+        additional = statistics.mean(row["gain_always"] - row["gain"] for row in pair["rows"])
+        page += [
             "",
-            f"{'Reached' if holds else 'Not reached'}: {GAIN:.0f} % of the gain for {COST:.0f} % of the cost. "
-            f"Nearest: {best['when']} ({best['gain']:.0f} % for {best['cost']:.0f} %). With the second result "
-            f"wherever the first is doubted, the gain is {always:+.1f} points more, as the mean of these rows.",
+            f"{'Reached' if reached else 'Not reached'}: {GAIN:.0f} % of the gain for {COST:.0f} % of the cost. "
+            f"Nearest: {nearest['when']} ({nearest['gain']:.0f} % for {nearest['cost']:.0f} %). "
+            f"With the second result wherever the first is doubted, the gain is {additional:+.1f} points more, "
+            "as the mean of these rows.",
             "",
         ]
-    return "\n".join(written)
+    return "\n".join(page)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Measure what a schema costs: tokens per second with the mask over the logits, and without it.
+"""Measure the cost of a JSON Schema: tokens per second with a mask over the logits, and without it.
 
-Both sides are the same backend with SmolLM2-135M, read the same prompts and write the same number of tokens. The
-schema asks for a list of objects that is too long to end, and the model's ends are taken away. Sides are compared by
-this process's CPU time on one thread, as in `bench.inference`.
+Both sides are the same backend with SmolLM2-135M. They read the same prompts and write the same number of tokens: the
+schema requires a list of objects that is too long to end, and the model's end token is removed. The benchmark
+compares the CPU time of this process on one thread, as `bench.inference` does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.decoder_only.causal import CausalBackend
 from docmill.tasks.outputs import Head
 
-# Of each kind of value one, so that masks are as varied as those of users.
+# An object has a value of each kind, so that masks are as varied as those of users' schemas.
 ITEM = {
     "type": "object",
     "properties": {
@@ -46,56 +46,57 @@ WANTED = 0.85
 PREDICTED = 0.96  # written down before the first measurement
 
 
-def backend(asked: Assignment, *, constrained: bool) -> CausalBackend:
-    made = CausalBackend(asked)
+def open_backend(extract_assignment: Assignment, *, constrained: bool) -> CausalBackend:
+    backend = CausalBackend(extract_assignment)
     if not constrained:
-        made._constraint = None
-    return made
+        backend._constraint = None
+    return backend
 
 
-def side(one: CausalBackend, batch: list[str], tokens: int) -> Any:
-    """Return a side of the comparison, whose units are tokens."""
-    work = computing(one, batch)
+def make_side(backend: CausalBackend, prompts: list[str], tokens: int) -> Any:
+    """Return a side of the comparison. The units of its runs are tokens."""
+    compute = computing(backend, prompts)
 
-    def once() -> Run:
-        run = work()
+    def run_once() -> Run:
+        run = compute()
         return Run(run.units * tokens, run.seconds)
 
-    return once
+    return run_once
 
 
-def compared(dtype: str, model: Path, cache: Path, rows: int, tokens: int, pairs: int) -> Comparison:
-    asked = assignment(
-        "extract", str(model), cache, Head.CAUSAL_TEXT, json_schema=SCHEMA, max_new_tokens=tokens, dtype=dtype
+def compare(dtype: str, model: Path, cache_dir: Path, rows: int, tokens: int, pairs: int) -> Comparison:
+    """Compare outputs of so many tokens with and without the schema. `rows` outputs are written at a time."""
+    extract_assignment = assignment(
+        "extract", str(model), cache_dir, Head.CAUSAL_TEXT, json_schema=SCHEMA, max_new_tokens=tokens, dtype=dtype
     )
-    sides = {name: backend(asked, constrained=name == WITH) for name in (WITH, WITHOUT)}
-    batch = texts(0, rows)
-    found = interleave(
+    backends = {name: open_backend(extract_assignment, constrained=name == WITH) for name in (WITH, WITHOUT)}
+    prompts = texts(0, rows)
+    comparison = interleave(
         f"SmolLM2-135M in {dtype}, {rows} rows at a time",
         "tokens",
-        {name: side(one, batch, tokens) for name, one in sides.items()},
+        {name: make_side(backend, prompts, tokens) for name, backend in backends.items()},
         pairs=pairs,
     )
-    for one in sides.values():
-        one.close()
-    return found
+    for backend in backends.values():
+        backend.close()
+    return comparison
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=64, help="that each output has")
-    parser.add_argument("--rows", default="1,16,64", help="that are written at a time")
+    parser.add_argument("--tokens", type=int, default=64, help="in each output")
+    parser.add_argument("--rows", default="1,16,64", help="numbers of outputs that are written at a time")
     parser.add_argument("--pairs", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         model = endless(fetched(SMOLLM2), Path(work) / "endless")
-        found = [
-            compared("auto", model, Path(work) / "cache", int(rows), asked.tokens, asked.pairs)
-            for rows in asked.rows.split(",")
+        comparisons = [
+            compare("auto", model, Path(work) / "cache", int(rows), options.tokens, options.pairs)
+            for rows in options.rows.split(",")
         ]
-    claims = [[Claim(f"{WITH} ÷ {WITHOUT}", WITH, WITHOUT, WANTED)] for _ in found]
-    write("extract", found, claims, predicted=PREDICTED, seconds="of CPU time", schema=json.dumps(SCHEMA))
+    claims = [[Claim(f"{WITH} ÷ {WITHOUT}", WITH, WITHOUT, WANTED)] for _ in comparisons]
+    write("extract", comparisons, claims, predicted=PREDICTED, seconds="of CPU time", schema=json.dumps(SCHEMA))
 
 
 if __name__ == "__main__":

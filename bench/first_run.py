@@ -1,8 +1,8 @@
-"""Time the first `docmill run` of a model, and scripts on other libraries, without the time that each needs to start.
+"""Compare the first `docmill run` of a model with scripts on other libraries, net of the time to start.
 
-Each run is a process of its own, and docmill's home is empty. The start is the time of eight texts in a process like
-it, so that imports, the conversion of the model and its first batch do not count. The scripts have their best
-settings, from the results of `bench.embed` that `--settings` names.
+Each run is a new process, and docmill's home is empty. The time of another new process that embeds eight texts is
+subtracted, so imports, the conversion of the model and its first batch do not count. The scripts use the best
+settings that `bench.embed` found. `--settings` names its results.
 """
 
 from __future__ import annotations
@@ -49,44 +49,48 @@ def main() -> None:
     parser.add_argument("--script", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.script:
-        script(*options.script)
+        run_script(*options.script)
         return
     settings = json.loads((RESULTS / f"{options.settings}.json").read_bytes())["side_by_side_and_batch"]
     texts = paragraphs(options.texts)
     with tempfile.TemporaryDirectory() as folder:
-        programs: dict[str, Callable[[Path, Path], list[str]]] = {OURS: ours}
+        programs: dict[str, Callable[[Path, Path], list[str]]] = {OURS: make_docmill_command}
         native = str(dtype_for("native", "cpu")).removeprefix("torch.")
-        programs |= {name: partial(theirs, name, settings[name]) for name in PEERS if native in name}
+        programs |= {name: partial(make_script_command, name, settings[name]) for name in PEERS if native in name}
         numbers = itertools.count()
-        sides = {name: partial(net, Path(folder), command, texts, numbers) for name, command in programs.items()}
-        compared = interleave("a first run, net of its start", "docs", sides, pairs=options.pairs, warm_up=0)
-    best = compared.best(*(name for name in programs if name != OURS))
+        sides = {
+            name: partial(run_net, Path(folder), make_command, texts, numbers)
+            for name, make_command in programs.items()
+        }
+        comparison = interleave("a first run, net of its start", "docs", sides, pairs=options.pairs, warm_up=0)
+    best = comparison.best(*(name for name in programs if name != OURS))
     claims = [Claim(f"docmill run ÷ the best script ({best})", OURS, best, 1.5)]
-    write(options.name, [compared], [claims], texts=len(texts), side_by_side_and_batch=settings)
+    write(options.name, [comparison], [claims], texts=len(texts), side_by_side_and_batch=settings)
 
 
-def ours(source: Path, target: Path) -> list[str]:
+def make_docmill_command(source: Path, target: Path) -> list[str]:
     return ["docmill", "run", "embed", str(source), "--model", MODEL, "--out", str(target)]
 
 
-def theirs(name: str, settings: Sequence[int], source: Path, target: Path) -> list[str]:
+def make_script_command(name: str, settings: Sequence[int], source: Path, target: Path) -> list[str]:
     return ["python", "-m", "bench.first_run", "--script", name, json.dumps(settings), str(source), str(target)]
 
 
-def net(
-    folder: Path, command: Callable[[Path, Path], list[str]], texts: Sequence[str], numbers: itertools.count[int]
+def run_net(
+    folder: Path, make_command: Callable[[Path, Path], list[str]], texts: Sequence[str], numbers: itertools.count[int]
 ) -> Run:
-    """Run the program on eight texts and on all of them. Return the seconds of all less those of the eight."""
-    start = _seconds(folder / str(next(numbers)), command, texts[:FEW])
-    whole = _seconds(folder / str(next(numbers)), command, texts)
-    return Run(len(texts) - FEW, whole - start, {"start_s": start, "whole_s": whole})
+    """Run a program on eight texts, and again on all texts. Return a run with the difference of both times."""
+    start_s = _time_program(folder / str(next(numbers)), make_command, texts[:FEW])
+    whole_s = _time_program(folder / str(next(numbers)), make_command, texts)
+    return Run(len(texts) - FEW, whole_s - start_s, {"start_s": start_s, "whole_s": whole_s})
 
 
-def _seconds(folder: Path, command: Callable[[Path, Path], list[str]], texts: Sequence[str]) -> float:
+def _time_program(folder: Path, make_command: Callable[[Path, Path], list[str]], texts: Sequence[str]) -> float:
+    """Return the seconds of a program in a new process. Raises SystemExit unless it embedded every text."""
     folder.mkdir()
     source = folder / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
-    program, *arguments = command(source, folder / "out.jsonl")
+    program, *arguments = make_command(source, folder / "out.jsonl")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
     environment |= {"DOCMILL_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
     began = time.perf_counter()
@@ -95,15 +99,14 @@ def _seconds(folder: Path, command: Callable[[Path, Path], list[str]], texts: Se
     )
     seconds = time.perf_counter() - began
     if sum(1 for _ in (folder / "out.jsonl").open()) != len(texts):
-        raise SystemExit(f"{program} did not do every text")
+        raise SystemExit(f"{program} did not embed every text")
     return seconds
 
 
-def script(name: str, settings: str, source: str, target: str) -> None:
+def run_script(name: str, settings: str, source: str, target: str) -> None:
     """Read a file, embed its texts, and write a file, as a user's script would."""
     workers, batch = json.loads(settings)
-    nowhere = Path(target).parent
-    folders = ModelFolders(None, nowhere)
+    folders = ModelFolders(None, Path(target).parent)
     pinned = pinning.pin(MODEL, folders)
     model = pinning.locate(pinned, folders)
     records = [json.loads(line) for line in Path(source).read_text().splitlines()]

@@ -1,13 +1,13 @@
-"""Labels, entities, answers and zero-shot labels end to end, beside transformers at its best batch and precision.
+"""Compare labels, entities, answers and zero-shot labels end to end with transformers at its best batch size.
 
-docmill runs through Redis into PostgreSQL with a warm worker: from the file with the texts to the end of the job, in
-the processor's own precision and in int8. Beside it are transformers' pipelines, called directly on texts in order of
-length. transformers has no pipeline for question answering any more: its model is called on padded batches, and each
-text's best start and end are taken. The models have MiniLM's size and random weights. A text is another one in each
-run.
+docmill uses Redis, PostgreSQL and a warm worker. Its time begins when the file of texts is ready, and ends when the
+job ends. It computes in the processor's native precision and in int8. transformers' pipelines are called directly, on
+texts in order of length, in their fastest precision. transformers no longer has a pipeline for question answering, so
+the benchmark calls its model on padded batches and takes each text's best start and end. The models have MiniLM's
+size and random weights. Each run has new texts.
 
-The arithmetic limit is the time of the products of the peer's inputs alone, without padding, at the rate of this
-machine's fastest product in the peer's precision. It has no head, no tokenizer and no store.
+The arithmetic limit is the time of the matrix products for the peer's inputs alone, without padding, at the rate of
+this machine's fastest product in the peer's precision. It includes no head, no tokenizer and no store.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ QUESTION = "What does the option do?"
 LABELS = ("files", "networks", "graphics", "games", "text", "sound", "programming", "mathematics", "mail", "system")
 OURS, IN_INT8 = "docmill", "docmill in int8"
 LIMIT = "arithmetic limit"
-MOST_TOKENS = 512  # of an input of the models
+MOST_TOKENS = 512  # in an input of the models
 FLOAT32 = {"float32": torch.float32}
-# A processor without instructions for bfloat16 takes many times as long with it.
+# bfloat16 takes many times as long on a processor without instructions for it.
 DTYPES = FLOAT32 | ({"bfloat16": torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {})
 BATCHES = (8, 32, 128)
 PROBED = 256  # texts on which the peer's batch sizes and precisions are tried
 
-# From texts and a batch size to the number of texts done.
+# Takes texts and a batch size. Returns the number of computed texts.
 Peer = Callable[[Sequence[str], int], int]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A kind of task to be measured. ``share`` of the texts are enough, where one takes long.
+    """A kind of task to be measured, on every ``share``-th text.
 
-    ``beside`` has the texts that the model reads together with each document, in an input of its own.
+    The model reads each text of ``beside`` together with each document, in an input of its own.
     """
 
     task: str
@@ -62,50 +62,51 @@ class Question:
     beside: Sequence[str] = ("",)
 
 
-def by_pipeline(task: str, folder: Path, dtype: torch.dtype, **options: Any) -> Peer:
+def open_pipeline(task: str, folder: Path, dtype: torch.dtype, **options: Any) -> Peer:
     """Return transformers' pipeline as a peer."""
-    given = transformers.pipeline(task, model=str(folder), dtype=dtype, device="cpu")
-    truncated = {} if task == "token-classification" else {"truncation": True}
+    pipeline = transformers.pipeline(task, model=str(folder), dtype=dtype, device="cpu")
+    truncation = {} if task == "token-classification" else {"truncation": True}
 
-    def work(texts: Sequence[str], batch: int) -> int:
-        return len(given(sorted(texts, key=len), batch_size=batch, **truncated, **options))
+    def compute(texts: Sequence[str], batch: int) -> int:
+        return len(pipeline(sorted(texts, key=len), batch_size=batch, **truncation, **options))
 
-    return work
+    return compute
 
 
-def by_model(folder: Path, dtype: torch.dtype) -> Peer:
+def open_answering_model(folder: Path, dtype: torch.dtype) -> Peer:
     """Return a loop over padded batches that takes the best start and end of each text."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder, dtype=dtype).eval()
 
-    def work(texts: Sequence[str], batch: int) -> int:
-        ordered, done = sorted(texts, key=len), 0
+    def compute(texts: Sequence[str], batch: int) -> int:
+        ordered, computed = sorted(texts, key=len), 0
         for start in range(0, len(ordered), batch):
-            some = ordered[start : start + batch]
-            given = tokenizer(
-                [QUESTION] * len(some), some, truncation="only_second", padding=True, return_tensors="pt"
-            )
+            batch_texts = ordered[start : start + batch]
+            questions = [QUESTION] * len(batch_texts)
+            inputs = tokenizer(questions, batch_texts, truncation="only_second", padding=True, return_tensors="pt")
             with torch.inference_mode():
-                found = model(**given)
-            found.start_logits.argmax(-1).tolist()
-            found.end_logits.argmax(-1).tolist()
-            done += len(some)
-        return done
+                output = model(**inputs)
+            output.start_logits.argmax(-1).tolist()
+            output.end_logits.argmax(-1).tolist()
+            computed += len(batch_texts)
+        return computed
 
-    return work
+    return compute
 
 
 QUESTIONS = (
-    Question("classify", HeadClass.LABELS, 2.0, partial(by_pipeline, "text-classification", top_k=None)),
+    Question("classify", HeadClass.LABELS, 2.0, partial(open_pipeline, "text-classification", top_k=None)),
     Question(
-        "entities", HeadClass.TAGS, 2.0, partial(by_pipeline, "token-classification", aggregation_strategy="simple")
+        "entities", HeadClass.TAGS, 2.0, partial(open_pipeline, "token-classification", aggregation_strategy="simple")
     ),
-    Question("answer", HeadClass.ANSWERS, 2.0, by_model, {"question": {"answer": QUESTION}}, beside=[QUESTION]),
+    Question(
+        "answer", HeadClass.ANSWERS, 2.0, open_answering_model, {"question": {"answer": QUESTION}}, beside=[QUESTION]
+    ),
     Question(
         "classify",
         HeadClass.LABELS,
         2.5,
-        partial(by_pipeline, "zero-shot-classification", candidate_labels=list(LABELS)),
+        partial(open_pipeline, "zero-shot-classification", candidate_labels=list(LABELS)),
         {"labels": {label: label for label in LABELS}},
         share=10,
         name="zero-shot, ten labels",
@@ -114,57 +115,57 @@ QUESTIONS = (
 )
 
 
-def best(question: Question, folder: Path, texts: Sequence[str]) -> tuple[Peer, str, int]:
+def find_best(question: Question, folder: Path, texts: Sequence[str]) -> tuple[Peer, str, int]:
     """Return the peer in its fastest precision, that precision, and the fastest batch size."""
-    some = texts[:: max(1, len(texts) // (PROBED // question.share))]
-    tried: list[tuple[float, str, int]] = []
-    peers = {name: question.peer(folder, dtype) for name, dtype in DTYPES.items()}
-    for name, peer in peers.items():
-        peer(some[:8], 8)
-        tried += [(timed(partial(peer, some, batch)).rate, name, batch) for batch in BATCHES]
-    _, name, batch = max(tried)
-    return peers[name], name, batch
+    probed = texts[:: max(1, len(texts) // (PROBED // question.share))]
+    rates: list[tuple[float, str, int]] = []
+    peers = {dtype: question.peer(folder, torch_dtype) for dtype, torch_dtype in DTYPES.items()}
+    for dtype, peer in peers.items():
+        peer(probed[:8], 8)
+        rates += [(timed(partial(peer, probed, batch)).rate, dtype, batch) for batch in BATCHES]
+    _, dtype, batch = max(rates)
+    return peers[dtype], dtype, batch
 
 
-def limit(question: Question, folder: Path, texts: Sequence[str], dtype: str) -> Run:
+def estimate_limit(question: Question, folder: Path, texts: Sequence[str], dtype: str) -> Run:
     """Return a run that takes the time of the arithmetic alone."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    alone = [len(ids) for ids in tokenizer([*texts], truncation=True, max_length=MOST_TOKENS)["input_ids"]]
-    more = [len(tokenizer(text)["input_ids"]) - 1 if text else 0 for text in question.beside]
-    lengths = [min(MOST_TOKENS, one + other) for one in alone for other in more]
+    text_lengths = [len(ids) for ids in tokenizer([*texts], truncation=True, max_length=MOST_TOKENS)["input_ids"]]
+    beside_lengths = [len(tokenizer(text)["input_ids"]) - 1 if text else 0 for text in question.beside]
+    lengths = [min(MOST_TOKENS, length + beside) for length in text_lengths for beside in beside_lengths]
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
     return Run(len(texts), limits.Encoder.of(config).operations(lengths) / limits.peak(DTYPES[dtype]))
 
 
-def measured(question: Question, texts: Sequence[str], pairs: int, work: Path) -> tuple[Comparison, list[Claim]]:
+def compare(question: Question, texts: Sequence[str], pairs: int, work: Path) -> tuple[Comparison, list[Claim]]:
     """Measure one kind of task."""
     title = question.name or question.task
     texts = texts[:: question.share]
     folder = random_models.encoder(work / f"model {title}", MINILM, "bert", texts, question.head)
-    peer, dtype, batch = best(question, folder, texts)
+    peer, dtype, batch = find_best(question, folder, texts)
     library = f"transformers, {dtype}, batches of {batch}"
     runs = 0
 
-    def fresh() -> list[str]:
+    def make_new_texts() -> list[str]:
         nonlocal runs
         runs += 1
         return [f"{runs}.{number} {text}" for number, text in enumerate(texts)]
 
-    with fleet(work / title, lane=question.task) as through:
+    with fleet(work / title, lane=question.task) as installation:
 
-        def ours(precision: str) -> Run:
-            these = fresh()
-            seconds, _ = through.run(these, question.task, str(folder), dtype=precision, **question.options)
-            return Run(len(these), seconds)
+        def run_docmill(precision: str) -> Run:
+            new_texts = make_new_texts()
+            seconds, _ = installation.run(new_texts, question.task, str(folder), dtype=precision, **question.options)
+            return Run(len(new_texts), seconds)
 
         sides: dict[str, Callable[[], Run]] = {
-            OURS: partial(ours, "auto"),
-            IN_INT8: partial(ours, "int8"),
-            library: lambda: timed(lambda: peer(fresh(), batch)),
-            LIMIT: lambda: limit(question, folder, fresh(), dtype),
+            OURS: partial(run_docmill, "auto"),
+            IN_INT8: partial(run_docmill, "int8"),
+            library: lambda: timed(lambda: peer(make_new_texts(), batch)),
+            LIMIT: lambda: estimate_limit(question, folder, make_new_texts(), dtype),
         }
-        found = interleave(title, "texts", sides, pairs=pairs)
-    return found, [
+        comparison = interleave(title, "texts", sides, pairs=pairs)
+    return comparison, [
         *(Claim(f"{side} ÷ transformers", side, library, question.wanted) for side in (OURS, IN_INT8)),
         Claim(f"{LIMIT} ÷ transformers", LIMIT, library, question.wanted),
     ]
@@ -175,12 +176,13 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4_000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--name", default="heads", help="of the results' files")
-    asked = parser.parse_args()
-    texts = paragraphs(asked.texts)
+    options = parser.parse_args()
+    texts = paragraphs(options.texts)
     random_models.seeded()
-    with tempfile.TemporaryDirectory() as name, quiet():
-        found = [measured(question, texts, asked.pairs, Path(name)) for question in QUESTIONS]
-    write(asked.name, [one for one, _ in found], [claims for _, claims in found], texts=len(texts))
+    with tempfile.TemporaryDirectory() as work, quiet():
+        results = [compare(question, texts, options.pairs, Path(work)) for question in QUESTIONS]
+    comparisons = [comparison for comparison, _ in results]
+    write(options.name, comparisons, [claims for _, claims in results], texts=len(texts))
 
 
 if __name__ == "__main__":
