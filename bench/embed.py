@@ -126,7 +126,7 @@ def main() -> None:
             **{
                 name: make_side(  # the slow peers, which will not be the best, have fewer texts
                     lambda texts, embed=embed, size=sizes[name]: embed(texts, size),  # type: ignore[misc]
-                    share=4 if "float32" in name else 1,
+                    share=4 if dtype == torch.bfloat16 and "float32" in name else 1,
                 )
                 for name, embed in embedders.items()
                 if "int8" not in name

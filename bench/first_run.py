@@ -32,11 +32,14 @@ from docmill.tasks.specs import pinning
 
 FEW = 8
 OURS = "docmill run"
-PEERS: dict[str, Callable[[Path, int], peers.Embed]] = {
-    "sentence-transformers, torch float32": lambda model, n: peers.sentence_transformers(model, torch.float32, n),
-    "sentence-transformers, torch bfloat16": lambda model, n: peers.sentence_transformers(model, torch.bfloat16, n),
-    "OpenVINO float32": lambda model, n: peers.openvino(model, "f32", n),
-    "OpenVINO bfloat16": lambda model, n: peers.openvino(model, "bf16", n),
+PEERS: dict[str, Callable[[Path, Path, int], peers.Embed]] = {
+    "sentence-transformers, torch float32": lambda model, _, n: peers.sentence_transformers(model, torch.float32, n),
+    "sentence-transformers, torch bfloat16": lambda model, _, n: peers.sentence_transformers(
+        model, torch.bfloat16, n
+    ),
+    "OpenVINO float32": lambda model, _, n: peers.openvino(model, "f32", n),
+    "OpenVINO bfloat16": lambda model, _, n: peers.openvino(model, "bf16", n),
+    "ONNX Runtime float32": lambda model, work, n: peers.onnx_runtime(model, work, n, int8=False),
 }
 
 
@@ -110,7 +113,7 @@ def run_script(name: str, settings: str, source: str, target: str) -> None:
     pinned = pinning.pin(MODEL, folders)
     model = pinning.locate(pinned, folders)
     records = [json.loads(line) for line in Path(source).read_text().splitlines()]
-    embed = peers.side_by_side(partial(PEERS[name], model), workers)
+    embed = peers.side_by_side(partial(PEERS[name], model, Path(target).parent), workers)
     vectors = embed([record["text"] for record in records], batch)
     with Path(target).open("w") as file:
         for record, vector in zip(records, np.asarray(vectors), strict=True):
