@@ -32,14 +32,23 @@ from docmill.tasks.specs import pinning
 
 FEW = 8
 OURS = "docmill run"
-PEERS: dict[str, Callable[[Path, Path, int], peers.Embed]] = {
-    "sentence-transformers, torch float32": lambda model, _, n: peers.sentence_transformers(model, torch.float32, n),
-    "sentence-transformers, torch bfloat16": lambda model, _, n: peers.sentence_transformers(
-        model, torch.bfloat16, n
-    ),
-    "OpenVINO float32": lambda model, _, n: peers.openvino(model, "f32", n),
-    "OpenVINO bfloat16": lambda model, _, n: peers.openvino(model, "bf16", n),
-    "ONNX Runtime float32": lambda model, work, n: peers.onnx_runtime(model, work, n, int8=False),
+MakePeer = Callable[[Path, Path, int], peers.Embed]  # from the model, a folder for files, and threads
+
+
+def _with_torch(dtype: torch.dtype) -> MakePeer:
+    return lambda model, _, threads: peers.sentence_transformers(model, dtype, threads)
+
+
+def _with_openvino(precision: str) -> MakePeer:
+    return lambda model, _, threads: peers.openvino(model, precision, threads)
+
+
+PEERS: dict[str, MakePeer] = {
+    "sentence-transformers, torch float32": _with_torch(torch.float32),
+    "sentence-transformers, torch bfloat16": _with_torch(torch.bfloat16),
+    "OpenVINO float32": _with_openvino("f32"),
+    "OpenVINO bfloat16": _with_openvino("bf16"),
+    "ONNX Runtime float32": partial(peers.onnx_runtime, int8=False),
 }
 
 
