@@ -68,10 +68,10 @@ def run_translation(side: str, model: Path, count: int) -> None:
     texts = translate.Texts(paragraphs(count // translate.SIDES[side]))
     tokenizer = AutoTokenizer.from_pretrained(model)
     if side == translate.PEER:
-        translate.by_transformers(translate.seq2seq(model, "float32"), tokenizer, 1, texts, side)
+        translate.run_transformers(translate.load_seq2seq(model, "float32"), tokenizer, 1, texts, side)
     else:  # the parent process has already converted the model in this folder
-        translator = translate.translator_of(model, "int8", model.parent)
-        translate.by_ctranslate2(translator, tokenizer, 1, 32, texts, side)
+        translator = translate.load_translator(model, "int8", model.parent)
+        translate.run_ctranslate2(translator, tokenizer, 1, 32, texts, side)
 
 
 def measure_library(task: str, side: str, model: Path, count: int) -> float:
@@ -113,8 +113,8 @@ def measure(folder: Path, texts: int, translations: int, runs: int) -> None:
     folders = ModelFolders(None, folder)
     pinned = pinning.pin(MODEL, folders)
     minilm = pinning.locate(pinned, folders)
-    marian = translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
-    translate.translator_of(marian, "int8", folder)
+    marian = translate.make_base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
+    translate.load_translator(marian, "int8", folder)
     peaks_by_question: dict[str, Peaks] = {}
     for question, task, model, count, libraries in (
         (f"embedding {texts:,} texts with MiniLM", "embed", minilm, texts, tuple(EMBEDDING)),

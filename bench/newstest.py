@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, MarianMTModel
 from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from bench.translate import TOKENIZERS, VOCABULARY, base_model, converted
+from bench.translate import TOKENIZERS, VOCABULARY, convert_for_ctranslate2, make_base_model
 from docmill.tasks.backends.accelerator import quiet
 
 # The numbers of segments with 0, 1, 2, … words, in the English side of newstest2014 en-de.
@@ -89,7 +89,7 @@ def draw_turns(n_segments: int, first: int = 0) -> Iterator[list[str]]:
 
 def make_copying_model(folder: Path) -> Path:
     """Make a Marian of base size whose decoder writes the source token at its own position. Return its folder."""
-    base_model(folder, TOKENIZERS["translate"])
+    make_base_model(folder, TOKENIZERS["translate"])
     with quiet():
         model = MarianMTModel.from_pretrained(folder)
     dim, heads = model.config.d_model, model.config.decoder_attention_heads
@@ -195,7 +195,7 @@ def run_docmill(installation: Fleet, model: Path, tokenizer: Any, dtype: str, te
 
 def open_translator(model: Path, folder: Path, dtype: str, workers: int) -> Any:
     """Return the model as CTranslate2 loads it, with the cores divided among so many workers."""
-    path, cores = converted(model, folder), len(os.sched_getaffinity(0))
+    path, cores = convert_for_ctranslate2(model, folder), len(os.sched_getaffinity(0))
     return ctranslate2.Translator(
         str(path), compute_type=dtype, inter_threads=workers, intra_threads=cores // workers, max_queued_batches=-1
     )

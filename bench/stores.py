@@ -1,4 +1,4 @@
-"""Stores for the benchmarks: a fresh database on a PostgreSQL that runs, a SQLite file, a Redis of the run's own."""
+"""Stores for the benchmarks: a new database on a running PostgreSQL server, a SQLite file, and a Redis server."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 
-# Its user may make databases.
+# The user in this URL needs the right to create databases.
 POSTGRES_URL = os.environ.get("DOCMILL_BENCH_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 
 @contextmanager
 def fresh_postgres(empty: bool = False) -> Iterator[str]:
-    """The URL of a new database, `empty` or with docmill's schema; it goes when the block ends."""
+    """Yield the URL of a new database, `empty` or with docmill's schema. Drop it when the block ends."""
     server = make_url(POSTGRES_URL)
     name = f"docmill_bench_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
             url = server.set(database=name).render_as_string(hide_password=False)
-            yield url if empty else _with_schema(url)
+            yield url if empty else _create_schema(url)
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager
 def fresh_sqlite(folder: Path) -> Iterator[str]:
-    """The URL of a new file with docmill's schema; it goes when the block ends."""
+    """Yield the URL of a new SQLite file with docmill's schema. Delete it when the block ends."""
     path = folder / f"{uuid.uuid4().hex[:12]}.db"
     try:
-        yield _with_schema(f"sqlite:///{path}")
+        yield _create_schema(f"sqlite:///{path}")
     finally:
         for file in folder.glob(f"{path.name}*"):
             file.unlink()
 
 
-def _with_schema(url: str) -> str:
+def _create_schema(url: str) -> str:
+    """Create docmill's schema in an empty store, and return the store's URL."""
     database = Database(url, kinds=KINDS)
     migrations.upgrade(database)
     database.close()
@@ -58,10 +59,10 @@ def _with_schema(url: str) -> str:
 
 @contextmanager
 def own_redis(folder: Path) -> Iterator[tuple[str, int]]:
-    """A Redis that writes nothing to disk, as long as the block lasts: its URL and its process."""
+    """Start a Redis server that writes nothing to disk. Yield its URL and process id. Stop it when the block ends."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        raise SystemExit("this benchmark starts a Redis of its own; install redis-server")
+        raise SystemExit("This benchmark starts its own Redis server. Install redis-server.")
     socket = folder / "redis.sock"
     command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
-"""Ten questions of a new operator, answered with the web page of a real fleet: clicks, and seconds of page loads.
+"""Answer ten questions of a new operator with the web page of a real fleet. Count clicks and time page loads.
 
-The fleet has two workers, one of which is stopped most of the time, and jobs that are done, failed in part, at work,
-cancelled, refused, and without a worker. A browser answers each question by following links from the start page, and
-the answer has to stand on the page that it ends on.
+The fleet has two workers, and one of them is stopped most of the time. Its jobs are done, failed in part, running,
+cancelled, refused, or without a worker. A browser follows links from the start page, and the last page has to show
+the answer.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ timezone = "UTC"
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the links to follow from the start page, and what the last page has to say.
+    """A question, the links to follow from the start page, and patterns that the last page has to match.
 
-    A link is the beginning of its text, or a job as `#7`. `typed` is written into the field of this name before the
-    last click.
+    A click names a link by the beginning of its text, or a job as `#7`. `typed` has the name of a field, and the text
+    that is written into it before the last click.
     """
 
-    asked: str
+    text: str
     where: str
     clicks: tuple[str, ...]
-    said: tuple[str, ...]
+    patterns: tuple[str, ...]
     typed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The clicks and the median seconds of page loads of a question. `stands_there`: the page said the answer."""
+class Answer:
+    """The clicks for a question and the median seconds of page loads. `stands_there`: the page showed the answer."""
 
     question: str
     where: str
@@ -79,8 +79,8 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Jobs:
-    """The numbers of the fleet's jobs."""
+class JobIds:
+    """The ids of the fleet's jobs."""
 
     done: int
     flagged: int
@@ -90,11 +90,11 @@ class Jobs:
     run: int
 
 
-def questions(jobs: Jobs) -> tuple[Question, ...]:
+def list_questions(jobs: JobIds) -> tuple[Question, ...]:
     """Return the ten questions."""
-    waiting = (r"No live worker serves lane", r"classify")
+    no_worker = (r"No live worker serves lane", r"classify")
     return (
-        Question(f"Why does job {jobs.waiting} not move?", "Jobs", (), (rf"#{jobs.waiting} ", *waiting)),
+        Question(f"Why does job {jobs.waiting} not move?", "Jobs", (), (rf"#{jobs.waiting} ", *no_worker)),
         Question("What did last night cost?", "Jobs", (), (r"made in the last 24 hours", r"cost: \S+ EUR")),
         Question("Which worker is slow?", "Workers", ("Workers",), (r"slow", r"times as long as those of other"),),
         Question("What failed, and why?", "Jobs, N failed", ("1 failed",), (r"Not processed", r"InjectedFault")),
@@ -125,78 +125,83 @@ def questions(jobs: Jobs) -> tuple[Question, ...]:
     )  # fmt: skip
 
 
-def answer(browser: Browser, url: str, question: Question, width: int) -> tuple[float, bool]:
-    """Answer a question as a person would. Return the seconds of page loads, and whether the answer stands there."""
+def answer_question(browser: Browser, url: str, question: Question, width: int) -> tuple[float, bool]:
+    """Answer a question as a person would. Return the seconds of page loads, and True if the page has the answer."""
     browser.open(f"{url}/", width=width)
-    loads = [_loaded(browser)]
+    loads_ms = [_wait_for_load(browser)]
     for place, name in enumerate(question.clicks):
         if question.typed is not None and place == len(question.clicks) - 1:
-            field, text = question.typed
-            browser.driver.find_element(By.NAME, field).send_keys(text)
-        row = f"#job-{name[1:]} a" if name.startswith("#") else "a, button, summary"
-        link = next(one for one in browser.driver.find_elements(By.CSS_SELECTOR, row)
-                    if one.is_displayed() and (name.startswith("#") or one.text.startswith(name)))  # fmt: skip
+            field, typed_text = question.typed
+            browser.driver.find_element(By.NAME, field).send_keys(typed_text)
+        selector = f"#job-{name[1:]} a" if name.startswith("#") else "a, button, summary"
+        elements = browser.driver.find_elements(By.CSS_SELECTOR, selector)
+        link = next(
+            element
+            for element in elements
+            if element.is_displayed() and (name.startswith("#") or element.text.startswith(name))
+        )
         stays = link.tag_name == "summary"
         link.click()
         if not stays:
-            loads.append(_loaded(browser))
-    text = browser.text()
-    lacking = [one for one in question.said if not re.search(one, text)]
-    if lacking:
-        print(f"{question.asked} {lacking} in\n{text[:3_000]}", flush=True)
-    return sum(loads) / 1_000, not lacking
+            loads_ms.append(_wait_for_load(browser))
+    page_text = browser.text()
+    unmatched = [pattern for pattern in question.patterns if not re.search(pattern, page_text)]
+    if unmatched:
+        print(f"{question.text} {unmatched} in\n{page_text[:3_000]}", flush=True)
+    return sum(loads_ms) / 1_000, not unmatched
 
 
-def _loaded(browser: Browser) -> float:
+def _wait_for_load(browser: Browser) -> float:
+    """Wait until the page is loaded, and return the milliseconds that it took."""
     until(lambda: browser.driver.execute_script(LOADED), "the page is loaded")
     return float(browser.driver.execute_script(LOAD_MS))
 
 
 @contextmanager
 def slowed(pids: Sequence[int]) -> Iterator[None]:
-    """Stop processes for most of the time, as on a machine that does other work."""
-    over = threading.Event()
+    """Stop these processes most of the time, so that they are as slow as on a busy machine."""
+    ended = threading.Event()
 
-    def stop_and_go() -> None:
-        while not over.is_set():
-            for sign, for_s in ((signal.SIGSTOP, 2.0), (signal.SIGCONT, 0.3)):
+    def stop_and_continue() -> None:
+        while not ended.is_set():
+            for signal_number, for_s in ((signal.SIGSTOP, 2.0), (signal.SIGCONT, 0.3)):
                 for pid in pids:
                     with suppress(ProcessLookupError):
-                        os.kill(pid, sign)
-                over.wait(for_s)
+                        os.kill(pid, signal_number)
+                ended.wait(for_s)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    thread = threading.Thread(target=stop_and_go)
+    thread = threading.Thread(target=stop_and_continue)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
 def write_sources(folder: Path) -> None:
-    """Write the documents: letters of which one fails, and many for a job that takes a while."""
+    """Write the sources: letters with one that fails, many notes for a job that takes a while, and a few notes."""
     letters = {f"letter-{n}": f"En 19{n:02d} l'archive de Genève reçut {n} lettres sur la pluie." for n in range(60)}
     english = {key: text.replace("l'archive de Genève", "the archive of Geneva") for key, text in letters.items()}
     failing = {"letter-failing": f"{MARKER} a letter"}
-    many = {f"note-{n}": f"Note {n} of the archive of Geneva: it rained for {n} days." for n in range(40_000)}
-    for name, texts in (("letters", english | failing), ("many", many), ("few", dict([*many.items()][:50]))):
+    notes = {f"note-{n}": f"Note {n} of the archive of Geneva: it rained for {n} days." for n in range(40_000)}
+    for name, texts in (("letters", english | failing), ("many", notes), ("few", dict([*notes.items()][:50]))):
         lines = (json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
         (folder / f"{name}.jsonl").write_text("".join(lines))
     (folder / "nightly.toml").write_text(PIPELINE)
     (folder / "prices.toml").write_text('currency = "EUR"\n[null]\ninput = 100.0\noutput = 400.0\n')
 
 
-def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> Jobs:
-    """Make the jobs while the workers work, and wait until each is in the state that it is asked about in."""
+def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> JobIds:
+    """Make the jobs while the workers run. Wait for the end of the jobs that the questions expect to be done."""
     translate = ("--from", "fr", "--to", "en", "--model", model)
     done = docmill.enqueue("summarize", "letters.jsonl", "--model", "null", "--corpus", "letters")
     flagged = docmill.enqueue("translate", "letters.jsonl", *translate, "--corpus", "letters")
     docmill("pipeline", "add", "nightly.toml")
-    until(lambda: {one["state"] for one in docmill.json("jobs")} == {"done"}, "the first jobs are done")
+    until(lambda: {job["state"] for job in docmill.json("jobs")} == {"done"}, "the first jobs are done")
     browser.open(f"{url}/pipelines/nightly")
     browser.click("Run now")
     until(lambda: "is due now. A live worker begins it." in browser.text(), "the run is made")
@@ -204,17 +209,17 @@ def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> Jobs
     run = int(docmill.json("pipeline", "history", "nightly")[0]["job"])
     cancelled = docmill.enqueue("generate", "few.jsonl", "--prompt", "Say: {text}", "--model", "null")
     docmill("cancel", cancelled)
-    model = shutil.copytree(model, model.with_name("moved-model"))
-    refused = docmill.enqueue("few.jsonl", *translate[:-1], model)
-    shutil.rmtree(model)
+    moved_model = shutil.copytree(model, model.with_name("moved-model"))
+    refused = docmill.enqueue("few.jsonl", *translate[:-1], moved_model)
+    shutil.rmtree(moved_model)
     waiting = docmill.enqueue("classify", "few.jsonl", "--labels", "rain,sun", "--model", "null")
     working = docmill.enqueue("embed", "many.jsonl", "--model", "null@3000")
-    return Jobs(done, flagged, working, refused, waiting, run)
+    return JobIds(done, flagged, working, refused, waiting, run)
 
 
 @contextmanager
 def fleet(folder: Path) -> Iterator[tuple[Docmill, Sequence[int]]]:
-    """Start a store, a queue and two workers; yield the command, and the device processes of one worker."""
+    """Start a store, a queue and two workers. Yield docmill's command, and the device processes of one worker."""
     with fresh_postgres() as database_url, own_redis(folder) as (redis_url, _):
         settings = {
             "DOCMILL_DATABASE_URL": database_url,
@@ -225,69 +230,68 @@ def fleet(folder: Path) -> Iterator[tuple[Docmill, Sequence[int]]]:
             "DOCMILL_PRICES": str(folder / "prices.toml"),
         }
         fast, slow = (Docmill(folder / name, settings) for name in ("fast", "slow"))
-        for one in (fast, slow):
-            write_sources(one.folder)
+        for docmill in (fast, slow):
+            write_sources(docmill.folder)
         write_sources(folder)
-        with fast.worker("--device", "cpu"), slow.worker("--device", "cpu") as stopped:
-            until(lambda: device_pids(stopped), "the device process runs")
-            yield fast, device_pids(stopped)
+        with fast.worker("--device", "cpu"), slow.worker("--device", "cpu") as slow_worker:
+            until(lambda: device_pids(slow_worker), "the device process runs")
+            yield fast, device_pids(slow_worker)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shots", type=Path, help="Folder for pictures of the last page of each question")
-    parser.add_argument("--model", type=Path, required=True, help="Folder of a translation model, which is copied")
-    given = parser.parse_args()
-    found = programs()
-    if found is None:
-        raise SystemExit("this benchmark drives a browser: apt-get install chromium chromium-driver")
+    parser.add_argument("--model", type=Path, required=True, help="Folder of a translation model to copy")
+    options = parser.parse_args()
+    browser_programs = programs()
+    if browser_programs is None:
+        raise SystemExit("This benchmark drives a browser. Install it: apt-get install chromium chromium-driver")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         for name in ("fast", "slow"):
             (folder / name).mkdir()
-        browser = stack.enter_context(chromium(*found))
-        docmill, device = stack.enter_context(fleet(folder))
+        browser = stack.enter_context(chromium(*browser_programs))
+        docmill, slow_pids = stack.enter_context(fleet(folder))
         web = docmill.start("web", "--port", "0", "--allow-changes")
         stack.callback(web.wait, 30)
         stack.callback(web.send_signal, signal.SIGTERM)
         url = until(lambda: re.search(r"(http://\S+)/ ", docmill.log("web")), "the page is served")[1]
-        jobs = make_jobs(docmill, browser, url, shutil.copytree(given.model, folder / "model"))
-        stack.enter_context(slowed(device))
-        _wait_for_words(browser, url, jobs)
-        rows = [measure(browser, url, question, given.shots) for question in questions(jobs)]
-    for row in rows:
-        print(row, flush=True)
-    write(rows)
+        jobs = make_jobs(docmill, browser, url, shutil.copytree(options.model, folder / "model"))
+        stack.enter_context(slowed(slow_pids))
+        _wait_for_answers(browser, url, jobs)
+        answers = [measure(browser, url, question, options.shots) for question in list_questions(jobs)]
+    for answer in answers:
+        print(answer, flush=True)
+    write_results(answers)
 
 
-def _wait_for_words(browser: Browser, url: str, jobs: Jobs) -> None:
-    """Wait until the fleet has come to what is asked: a worker is slower, one refuses, and the time left is known."""
+def _wait_for_answers(browser: Browser, url: str, jobs: JobIds) -> None:
+    """Wait until the page shows that a worker is slow, that one refuses a model, and the time left of a job."""
 
-    def stands(path: str, said: str) -> bool:
+    def page_shows(path: str, text: str) -> bool:
         browser.open(url + path)
-        return said in browser.text()
+        return text in browser.text()
 
-    until(lambda: stands("/workers", "times as long as those of other workers"), "a worker is slow", every_s=1.0)
-    until(lambda: stands("/workers", "Refuses"), "a worker refuses a model", every_s=1.0)
-    until(lambda: stands(f"/jobs/{jobs.working}", " left"), "the time left is known", every_s=1.0)
+    until(lambda: page_shows("/workers", "times as long as those of other workers"), "a worker is slow", every_s=1.0)
+    until(lambda: page_shows("/workers", "Refuses"), "a worker refuses a model", every_s=1.0)
+    until(lambda: page_shows(f"/jobs/{jobs.working}", " left"), "the time left is known", every_s=1.0)
 
 
-def measure(browser: Browser, url: str, question: Question, shots: Path | None) -> Answered:
-    """Answer a question several times, and once more on a telephone."""
-    found = [answer(browser, url, question, WIDTHS[0]) for _ in range(ROUNDS)]
+def measure(browser: Browser, url: str, question: Question, shots: Path | None) -> Answer:
+    """Answer a question several times, then once in a narrow window, as on a phone, and once in a wide one."""
+    rounds = [answer_question(browser, url, question, WIDTHS[0]) for _ in range(ROUNDS)]
     for width in WIDTHS[::-1]:
-        found.append(answer(browser, url, question, width))
-        assert not browser.overflows(), (question.asked, width)
+        rounds.append(answer_question(browser, url, question, width))
+        assert not browser.overflows(), (question.text, width)
         if shots is not None:
-            name = re.sub(r"\W+", "-", question.asked.lower()).strip("-")
-            _photograph(browser, shots / f"{name}-{width}.png", width)
-    seconds = statistics.median(seconds for seconds, _ in found[:ROUNDS])
-    return Answered(
-        question.asked, question.where, len(question.clicks), round(seconds, 3), all(stands for _, stands in found)
-    )
+            name = re.sub(r"\W+", "-", question.text.lower()).strip("-")
+            _save_screenshot(browser, shots / f"{name}-{width}.png", width)
+    seconds = statistics.median(seconds for seconds, _ in rounds[:ROUNDS])
+    stands_there = all(has_answer for _, has_answer in rounds)
+    return Answer(question.text, question.where, len(question.clicks), round(seconds, 3), stands_there)
 
 
-def _photograph(browser: Browser, path: Path, width: int) -> None:
+def _save_screenshot(browser: Browser, path: Path, width: int) -> None:
     """Write a picture of the whole page."""
     height = browser.driver.execute_script("return Math.min(4000, document.documentElement.scrollHeight)")
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -295,8 +299,8 @@ def _photograph(browser: Browser, path: Path, width: int) -> None:
     browser.driver.save_screenshot(path)
 
 
-def write(rows: Sequence[Answered]) -> None:
-    """Write the figures to `bench/results/web-questions.json`."""
+def write_results(answers: Sequence[Answer]) -> None:
+    """Write the answers to `bench/results/web-questions.json`."""
     facts: Mapping[str, object] = {
         "machine": machine(),
         "store": "PostgreSQL",
@@ -304,8 +308,8 @@ def write(rows: Sequence[Answered]) -> None:
         "rounds": ROUNDS,
         "measured_at": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    found = json.dumps({**facts, "questions": [asdict(row) for row in rows]}, indent=1)
-    (RESULTS / "web-questions.json").write_text(found + "\n")
+    results = json.dumps({**facts, "questions": [asdict(answer) for answer in answers]}, indent=1)
+    (RESULTS / "web-questions.json").write_text(results + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A large store for the benchmark of the web page: jobs in all states, and their documents and results, by bulk SQL.
+"""Fill a large store by SQL, for the benchmark of the web page: jobs in all states, their documents and results.
 
-The rows are those that docmill writes, without a model: half of the documents belong to one corpus, whose jobs have
-as many shards, and the others to 200 corpora with nightly jobs.
+The rows are like those that docmill writes, but no model runs. Half of the documents belong to one corpus, the
+archive, and the others to 200 corpora with nightly jobs.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ WHERE {} = ANY(%s::regclass[]) AND contype IN ({})"""
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers of jobs and of documents of a store."""
+    """The number of jobs and the number of documents in a store."""
 
     jobs: int = 10_000
     documents: int = 10_000_000
 
     @property
-    def in_archive(self) -> int:
-        """The documents of the largest corpus."""
+    def archive_documents(self) -> int:
+        """The number of documents in the archive, the largest corpus."""
         return self.documents // 2
 
     @property
-    def in_other(self) -> int:
-        """The documents of each other corpus."""
-        return (self.documents - self.in_archive) // CORPORA
+    def other_documents(self) -> int:
+        """The number of documents in each other corpus."""
+        return (self.documents - self.archive_documents) // CORPORA
 
-    def first_of(self, job: int) -> int:
-        """Return the number before that of the first document of a job's corpus."""
-        return 0 if job % 500 == 0 else self.in_archive + job % CORPORA * self.in_other
+    def count_before(self, job: int) -> int:
+        """Return the number of documents before those of a job's corpus."""
+        return 0 if job % 500 == 0 else self.archive_documents + job % CORPORA * self.other_documents
 
-    def values(self) -> Mapping[str, str]:
-        """Return the numbers as the statements name them."""
+    def list_values(self) -> Mapping[str, str]:
+        """Return the values of the placeholders in `STATEMENTS`."""
         kinds = ",".join(f"'{name}'" for name, kind in sorted(KINDS.items()) if kind.output is TEXT)
         numbers = {
             "jobs": self.jobs,
-            "documents": self.in_archive + CORPORA * self.in_other,
-            "archive": self.in_archive,
-            "other": self.in_other,
+            "documents": self.archive_documents + CORPORA * self.other_documents,
+            "archive": self.archive_documents,
+            "other": self.other_documents,
             "corpora": CORPORA,
             "shard": SHARD,
             "pipelines": PIPELINES,
@@ -69,7 +69,7 @@ class Size:
 _KEY = ", ".join(SHARD_KEY)
 _SUMS = ", ".join(f"sum({added.format('shard')})" for added in ADDED_BY_SHARD.values())
 
-# Corpus 1 is the archive. Content and document have the same number; documents follow each other by corpus.
+# Corpus 1 is the archive. A content has the same id as its document, and the ids follow the order of the corpora.
 STATEMENTS: tuple[str, ...] = (
     """INSERT INTO spec (id, sha256, kind, model, revision, quality, params)
     SELECT s, sha256(int8send(s)), ({kinds})[1 + s % array_length({kinds}, 1)], 'models/' || s, 'main', 'float32',
@@ -120,7 +120,7 @@ STATEMENTS: tuple[str, ...] = (
     SELECT id, 0, 'step', CASE corpus_id WHEN 1 THEN 1 ELSE 1 + corpus_id % 12 END,
       CASE WHEN corpus_id > 1 THEN n_documents - {shard} WHEN id = 500 OR id > {jobs} - 1000 THEN 0
         ELSE n_documents END FROM job""",
-    # Of the archive's jobs, the first computed everything; the one before the last is half done, the last waits.
+    # The archive's first job computed everything, the last but one is half done, and the last one waits.
     """INSERT INTO shard (job_id, step, spec_id, lane, contents, n_contents, n_chars, state, redo, fence, attempt,
       suspect, owner, lease_until, not_before, dispatched_at, started_at, finished_at, n_done, n_failed, n_skipped,
       n_truncated, tokens_in, tokens_out)
@@ -151,7 +151,7 @@ STATEMENTS: tuple[str, ...] = (
       THEN dispatched_at END, finished_at = CASE WHEN id % 2 = 0 THEN finished_at END,
       tokens_in = CASE WHEN id % 2 = 0 THEN tokens_in ELSE 0 END WHERE job_id = {jobs} - 500""",
     f"DELETE FROM outcome WHERE content_id = {UNCOMPUTED}",
-    # The corpus that can be searched: its jobs embed by a model without weights.
+    # The jobs of corpus 2 embed with a model without weights, so that the corpus can be searched.
     """INSERT INTO spec (id, sha256, kind, model, revision, quality, params)
     VALUES (25, sha256(int8send(25)), 'embed', 'null', 'null:1', 'float32', '{{}}')""",
     "UPDATE step SET spec_id = 25 WHERE job_id IN (SELECT id FROM job WHERE corpus_id = 2)",
@@ -162,7 +162,7 @@ STATEMENTS: tuple[str, ...] = (
       SELECT decode(string_agg(h || '4' || left(h, 1) || CASE WHEN h < '8' THEN '3f' ELSE 'bf' END, ''), 'hex')
         AS vector
       FROM (SELECT substr(md5(d::text), 1 + 4 * i, 4) AS h FROM generate_series(0, 7) i) numbers) vectors""",
-    # The triggers that keep these counts are off while the store is filled.
+    # The triggers that update these counts are off while the store is filled.
     f"""INSERT INTO shard_count ({_KEY}, {", ".join(ADDED_BY_SHARD)})
     SELECT {_KEY}, {_SUMS} FROM shard GROUP BY {_KEY}""",
     """INSERT INTO work_count (name, lane, label, n)
@@ -186,31 +186,36 @@ STATEMENTS: tuple[str, ...] = (
 
 
 def fill(url: str, size: Size) -> Iterator[tuple[str, float]]:
-    """Fill an empty PostgreSQL store. Yield the name of each part that is done, with its seconds.
+    """Fill an empty PostgreSQL store. Yield the name of each finished part, with its seconds.
 
-    The three large tables are unlogged and lose the foreign keys that refer to them, since the store is only read.
+    The three large tables become unlogged and lose the foreign keys that refer to them: the store is only read.
     """
-    with psycopg.connect(url, autocommit=True) as raw:
+    with psycopg.connect(url, autocommit=True) as connection:
         for setting in _SETTINGS:
-            raw.execute(f"SET {setting}")
-        indexes = raw.execute(_INDEXES, [LARGE]).fetchall()
-        uniques = raw.execute(_CONSTRAINTS.format("conrelid", "'u', 'p'"), [LARGE]).fetchall()
-        foreign = raw.execute(_CONSTRAINTS.format("confrelid", "'f'"), [LARGE]).fetchall()
+            connection.execute(f"SET {setting}")
+        indexes = connection.execute(_INDEXES, [LARGE]).fetchall()
+        unique_keys = connection.execute(_CONSTRAINTS.format("conrelid", "'u', 'p'"), [LARGE]).fetchall()
+        foreign_keys = connection.execute(_CONSTRAINTS.format("confrelid", "'f'"), [LARGE]).fetchall()
         for name, _ in indexes:
-            raw.execute(f"DROP INDEX {name}")
-        for table, name, _ in (*foreign, *uniques):
-            raw.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+            connection.execute(f"DROP INDEX {name}")
+        for table, name, _ in (*foreign_keys, *unique_keys):
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
         for table in reversed(LARGE):
-            raw.execute(f"ALTER TABLE {table} SET UNLOGGED")
+            connection.execute(f"ALTER TABLE {table} SET UNLOGGED")
         for statement in STATEMENTS:
-            yield from _timed(raw, statement.split("(")[0].strip(), [statement.format(**size.values())])
-        keys = [f"ALTER TABLE {table} ADD CONSTRAINT {name} {made}" for table, name, made in uniques]
-        yield from _timed(raw, "indexes", [*keys, *(made for _, made in indexes)])
-        yield from _timed(raw, "vacuum", ["VACUUM (ANALYZE)"])
+            part = statement.split("(")[0].strip()
+            yield from _execute_timed(connection, part, [statement.format(**size.list_values())])
+        add_keys = [
+            f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}" for table, name, definition in unique_keys
+        ]
+        yield from _execute_timed(connection, "indexes", [*add_keys, *(definition for _, definition in indexes)])
+        yield from _execute_timed(connection, "vacuum", ["VACUUM (ANALYZE)"])
 
 
-def _timed(raw: psycopg.Connection, name: str, statements: Sequence[str]) -> Iterator[tuple[str, float]]:
+def _execute_timed(
+    connection: psycopg.Connection, part: str, statements: Sequence[str]
+) -> Iterator[tuple[str, float]]:
     began = time.monotonic()
     for statement in statements:
-        raw.execute(statement)
-    yield name, time.monotonic() - began
+        connection.execute(statement)
+    yield part, time.monotonic() - began

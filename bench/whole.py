@@ -1,8 +1,8 @@
 """Compare docmill end to end with its engine alone, on the same texts.
 
-A job's start and its end cost the same whatever its length; each document costs reading, storing and writing. The
-engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM takes little for a
-document; a translation by a model of Marian's base size takes some five times as long.
+The start and the end of a job take the same time whatever its length. Reading, storing and writing take time for each
+document. The engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM takes little
+time for a document. A translation by a model of Marian's base size takes about five times as long.
 """
 
 from __future__ import annotations
@@ -35,77 +35,79 @@ def main() -> None:
     parser.add_argument("--translations", type=int, nargs="*", default=[640], help="of each job that translates")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument(
-        "--short-pairs", type=int, default=11, help="of jobs of fewer than 10,000, which chance moves more"
+        "--short-pairs", type=int, default=11, help="of jobs with fewer than 10,000 texts, whose times vary more"
     )
-    parser.add_argument("--name", default="whole", help="of the results' files")
-    asked = parser.parse_args()
+    parser.add_argument("--name", default="whole", help="of the result files")
+    arguments = parser.parse_args()
 
-    def pairs_of(count: int) -> int:
-        return int(asked.pairs if count >= LONG else asked.short_pairs)
+    def choose_pairs(count: int) -> int:
+        return int(arguments.pairs if count >= LONG else arguments.short_pairs)
 
-    compared: list[Comparison] = []
-    busy: dict[str, list[float]] = {}
+    comparisons: list[Comparison] = []
+    busy_shares: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for counts, dtype in ((asked.texts, "auto"), (asked.int8, "int8")):
+        for counts, dtype in ((arguments.texts, "auto"), (arguments.int8, "int8")):
             if counts:
-                compared += both(folder, "embed", MODEL, counts, pairs_of, {"dtype": dtype}, busy)
-                written(asked.name, compared, busy)
-        if asked.translations:
-            marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
+                comparisons += compare(folder, "embed", MODEL, counts, choose_pairs, {"dtype": dtype}, busy_shares)
+                write_results(arguments.name, comparisons, busy_shares)
+        if arguments.translations:
+            marian = str(translate.make_base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
             options = {"beams": 1, "dtype": "int8"}
-            compared += both(folder, "translate", marian, asked.translations, pairs_of, options, busy)
-            written(asked.name, compared, busy)
+            comparisons += compare(
+                folder, "translate", marian, arguments.translations, choose_pairs, options, busy_shares
+            )
+            write_results(arguments.name, comparisons, busy_shares)
 
 
-def written(name: str, compared: Sequence[Comparison], busy: dict[str, list[float]]) -> None:
-    claims = [[Claim("whole path ÷ engine", WHOLE, ENGINE, 0.97)] for _ in compared]
-    write(name, compared, claims, busy_shares_end_to_end=busy)
+def write_results(name: str, comparisons: Sequence[Comparison], busy_shares: dict[str, list[float]]) -> None:
+    claims = [[Claim("whole path ÷ engine", WHOLE, ENGINE, 0.97)] for _ in comparisons]
+    write(name, comparisons, claims, busy_shares_end_to_end=busy_shares)
 
 
-def both(
+def compare(
     folder: Path,
     task: str,
     model: str,
     counts: Sequence[int],
-    pairs_of: Callable[[int], int],
+    choose_pairs: Callable[[int], int],
     options: dict[str, Any],
-    busy: dict[str, list[float]],
+    busy_shares: dict[str, list[float]],
 ) -> list[Comparison]:
-    """A comparison for each number of texts; what the worker says of its device goes into ``busy``."""
+    """Return a comparison for each number of texts. Add the busy shares of the worker's device to `busy_shares`."""
     name = task if options["dtype"] == "auto" else f"{task} in {options['dtype']}"
-    texts = paragraphs(max(counts))
-    numbers = itertools.count()
+    base = paragraphs(max(counts))
+    runs = itertools.count()
 
-    def unseen(count: int) -> list[str]:
-        number = next(numbers)
-        return [f"{number} {place} {text}" for place, text in enumerate(texts[:count])]
+    def make_unseen_texts(count: int) -> list[str]:
+        run = next(runs)
+        return [f"{run} {number} {text}" for number, text in enumerate(base[:count])]
 
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        through = stack.enter_context(fleet(folder / name.replace(" ", "-"), lane=task))
-        engine = Alone(task, model, through.cache_dir, **options)
+        installation = stack.enter_context(fleet(folder / name.replace(" ", "-"), lane=task))
+        engine = Alone(task, model, installation.cache_dir, **options)
         stack.callback(engine.close)
 
-        def whole(count: int) -> Run:
-            seconds, _ = through.run(unseen(count), task, model, **options)
+        def run_end_to_end(count: int) -> Run:
+            seconds, _ = installation.run(make_unseen_texts(count), task, model, **options)
             return Run(count, seconds)
 
-        def alone(count: int) -> Run:
-            these = unseen(count)
-            return timed(lambda: len(engine.run(these)))
+        def run_engine(count: int) -> Run:
+            texts = make_unseen_texts(count)
+            return timed(lambda: len(engine.run(texts)))
 
-        found = [
+        comparisons = [
             interleave(
                 f"{name}, a job of {count:,} texts",
                 "docs",
-                {WHOLE: partial(whole, count), ENGINE: partial(alone, count)},
-                pairs=pairs_of(count),
+                {WHOLE: partial(run_end_to_end, count), ENGINE: partial(run_engine, count)},
+                pairs=choose_pairs(count),
             )
             for count in counts
         ]
-        busy[name] = through.busy_shares()
-    return found
+        busy_shares[name] = installation.busy_shares()
+    return comparisons
 
 
 if __name__ == "__main__":

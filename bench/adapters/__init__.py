@@ -1,5 +1,5 @@
-"""Train the quick start's adapters: LoRA adapters of MiniLM that tag software descriptions and answer about them.
+"""Train the quick start's LoRA adapters of MiniLM. They tag and classify software descriptions, and answer questions.
 
-The data are descriptions of Debian's packages as JSON lines: {id, text, section, split}, with `train` or `dev` as the
-split. Labels and questions are silver: patterns and the catalogue's own names make them.
+The data are descriptions of Debian's packages as JSON lines: {id, text, section, split}. The split is `train` or
+`dev`. The labels and questions are silver: patterns and the catalogue's names made them, and no person.
 """

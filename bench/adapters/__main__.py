@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from bench.adapters import answers, classes, entities, scores
-from bench.adapters.corpus import Description, descriptions, distinct
+from bench.adapters.corpus import Description, read_descriptions, select_distinct
 from bench.adapters.silver_entities import Catalogue
 from bench.adapters.training import Recipe, train
 from bench.pairs import RESULTS
@@ -23,91 +23,107 @@ from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
-DEV = 500
+SCORED_TEXTS = 500
 
 
 @dataclass(frozen=True)
 class Data:
-    """Descriptions for training and for scores, of which none begins like another."""
+    """All descriptions, and those for training and for scores. In the last two, each begins unlike all others."""
 
-    rows: Sequence[Description]
+    descriptions: Sequence[Description]
     train: Sequence[Description]
     dev: Sequence[Description]
 
     @classmethod
     def read(cls, path: Path) -> Data:
-        rows = descriptions(path)
-        dev = distinct(row for row in rows if row.split == "dev")
-        return cls(rows, distinct((row for row in rows if row.split == "train"), dev), dev)
+        descriptions = read_descriptions(path)
+        dev = select_distinct(description for description in descriptions if description.split == "dev")
+        train_split = (description for description in descriptions if description.split == "train")
+        return cls(descriptions, select_distinct(train_split, dev), dev)
 
 
-def tagger(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
+def make_tagger(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the tagger unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    catalogue = Catalogue([row.id for row in data.rows], {word for word in tokenizer.get_vocab() if word.isalpha()})
-    texts, unseen = (
-        [entities.Labelled(row, catalogue.entities(row)) for row in rows] for rows in (data.train, data.dev)
+    common_words = {word for word in tokenizer.get_vocab() if word.isalpha()}
+    catalogue = Catalogue([description.id for description in data.descriptions], common_words)
+    train_texts, dev_texts = (
+        [entities.LabelledText(description, catalogue.find_entities(description)) for description in descriptions]
+        for descriptions in (data.train, data.dev)
     )
-    some = entities.chosen(texts, entities.held_out(texts), 9_000)
+    selected = entities.select_texts(train_texts, entities.select_held_out(train_texts), 9_000)
     if steps:
-        train(Recipe("TOKEN_CLS", entities.TAGS, steps, start=start), base, entities.examples(some, tokenizer), out)
-    rare = [one for one in unseen[DEV:] if any(label == "licence" for label, _ in one.names)]
-    known = frozenset(name for one in some for name in one.names)
-    return {way: scores.of_entities(out, [*unseen[:DEV], *rare], known, way, dtype) for way in ("simple", "average")}
+        recipe = Recipe("TOKEN_CLS", entities.TAGS, steps, start=start)
+        train(recipe, base, entities.encode_examples(selected, tokenizer), out)
+    with_licence = [text for text in dev_texts[SCORED_TEXTS:] if any(label == "licence" for label, _ in text.names)]
+    scored = [*dev_texts[:SCORED_TEXTS], *with_licence]
+    known = frozenset(name for text in selected for name in text.names)
+    return {
+        aggregation: scores.score_entities(out, scored, known, aggregation, dtype)
+        for aggregation in ("simple", "average")
+    }
 
 
-def answerer(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
+def make_answerer(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the answerer unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     if steps:
-        asked = answers.asked_of(data.train, seed=7)
-        train(Recipe("QUESTION_ANS", (), steps, start=start), base, answers.examples(asked, tokenizer), out)
-    return scores.of_answers(out, answers.asked_of(data.dev, seed=8, most=100), dtype)
+        questions = answers.select_questions(data.train, seed=7)
+        recipe = Recipe("QUESTION_ANS", (), steps, start=start)
+        train(recipe, base, answers.encode_examples(questions, tokenizer), out)
+    return scores.score_answers(out, answers.select_questions(data.dev, seed=8, max_answered=100), dtype)
 
 
-def classifier(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
+def make_classifier(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the classifier unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    some, tried, unseen = classes.parts(data.train, data.dev)
+    trained, tried, dev = classes.split_labelled(data.train, data.dev)
     if steps:
         recipe = Recipe("SEQ_CLS", classes.LABELS, steps, peak_rate=1e-3, start=start, quality="native")
-        train(recipe, base, classes.examples(some, tokenizer), out)
-    return {"tried": scores.of_classes(out, some, tried, dtype), "dev": scores.of_classes(out, some, unseen, dtype)}
+        train(recipe, base, classes.encode_examples(trained, tokenizer), out)
+    return {
+        "tried": scores.score_classes(out, trained, tried, dtype),
+        "dev": scores.score_classes(out, trained, dev, dtype),
+    }
 
 
 @dataclass(frozen=True)
-class Trained:
-    """An adapter of the quick start: how it is made and scored, and in how many steps."""
+class Adapter:
+    """An adapter of the quick start: the function that trains and scores it, and its number of training steps."""
 
     make: Callable[[Data, Path, Path, int, Path | None, str], dict[str, Any]]
     steps: int
 
 
-ALL = {"entities": Trained(tagger, 400), "answers": Trained(answerer, 300), "classes": Trained(classifier, 600)}
+ADAPTERS = {
+    "entities": Adapter(make_tagger, 400),
+    "answers": Adapter(make_answerer, 300),
+    "classes": Adapter(make_classifier, 600),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=ALL)
+    parser.add_argument("name", choices=ADAPTERS)
     parser.add_argument("--data", type=Path, required=True, help="JSON lines with id, text, section and split")
-    parser.add_argument("--steps", type=int, help="0 only scores the adapter that is there")
-    parser.add_argument("--start", type=Path, help="the folder of an adapter to go on from")
+    parser.add_argument("--steps", type=int, help="training steps; 0 only scores the existing adapter")
+    parser.add_argument("--start", type=Path, help="the folder of an adapter to continue from")
     parser.add_argument("--out", type=Path, help="the adapter's folder [default: that in examples/models]")
     parser.add_argument("--dtype", choices=("float32", "int8"), default="float32", help="of the scored outputs")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
         folders = ModelFolders(None, Path(cache))
         pinned = pinning.pin("minilm", folders)
         base = pinning.locate(pinned, folders)
-    made = ALL[asked.name]
-    steps = made.steps if asked.steps is None else asked.steps
-    out = asked.out or MODELS / f"{asked.name}-ddtp"
-    found = made.make(Data.read(asked.data), base, out, steps, asked.start, asked.dtype)
-    if asked.out is None:
-        name = f"adapter-{asked.name}" if asked.dtype == "float32" else f"adapter-{asked.name}-{asked.dtype}"
-        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    adapter = ADAPTERS[options.name]
+    steps = adapter.steps if options.steps is None else options.steps
+    out = options.out or MODELS / f"{options.name}-ddtp"
+    results = adapter.make(Data.read(options.data), base, out, steps, options.start, options.dtype)
+    if options.out is None:
+        suffix = "" if options.dtype == "float32" else f"-{options.dtype}"
+        (RESULTS / f"adapter-{options.name}{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")
+    sys.stdout.write(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

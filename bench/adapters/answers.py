@@ -1,4 +1,4 @@
-"""The answerer: simple questions about a description, answered by a part of it or by nothing."""
+"""Make the answerer's examples: simple questions about a description, which a part of it answers, or nothing."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.adapters.corpus import Description
-from bench.adapters.silver_answers import Asked, questions, subject
+from bench.adapters.silver_answers import Question, find_subject, make_questions
 from bench.adapters.training import Example
 
 LONGEST_TOKENS = 176
-# Questions of the kinds that almost every description answers; of other kinds all are taken.
-_MOST = 1_600
-_UNANSWERED = 0.5  # for each answered question of a kind
+# The limit of answered questions of a kind. Only kinds that almost every description answers reach it.
+_MAX_ANSWERED = 1_600
+_UNANSWERED_SHARE = 0.5  # unanswered questions for each answered question of a kind
 
 
-def asked_of(rows: Sequence[Description], seed: int, most: int = _MOST) -> list[Asked]:
-    """Return questions about descriptions: at most so many answered ones of a kind, and half as many others."""
-    chance = random.Random(seed)
-    others = [subject(row) for row in rows]
-    by_kind: dict[tuple[str, bool], list[Asked]] = defaultdict(list)
-    for row in rows:
-        for one in questions(row, chance, others):
-            by_kind[one.kind, one.start is not None].append(one)
-    found: list[Asked] = []
-    for (kind, is_answered), several in sorted(by_kind.items()):
-        answered = min(most, len(by_kind[kind, True])) or most
-        found += several[: answered if is_answered else max(1, int(answered * _UNANSWERED))]
-    return found
+def select_questions(
+    descriptions: Sequence[Description], seed: int, max_answered: int = _MAX_ANSWERED
+) -> list[Question]:
+    """Return questions: for each kind, at most ``max_answered`` that are answered, and half as many that are not."""
+    generator = random.Random(seed)
+    subjects = [find_subject(description) for description in descriptions]
+    by_kind: dict[tuple[str, bool], list[Question]] = defaultdict(list)
+    for description in descriptions:
+        for question in make_questions(description, generator, subjects):
+            by_kind[question.kind, question.start is not None].append(question)
+    selected: list[Question] = []
+    for (kind, is_answered), questions in sorted(by_kind.items()):
+        n_answered = min(max_answered, len(by_kind[kind, True])) or max_answered
+        selected += questions[: n_answered if is_answered else max(1, int(n_answered * _UNANSWERED_SHARE))]
+    return selected
 
 
-def examples(asked: Iterable[Asked], tokenizer: Any) -> list[Example]:
-    """Encode questions with their texts; an answer that is cut off leaves its question out."""
-    found = []
-    for one in asked:
+def encode_examples(questions: Iterable[Question], tokenizer: Any) -> list[Example]:
+    """Encode questions with their texts. Leave out a question if its answer is cut off."""
+    examples = []
+    for question in questions:
         encoded = tokenizer(
-            one.question,
-            one.text,
+            question.wording,
+            question.text,
             truncation="only_second",
             max_length=LONGEST_TOKENS,
             return_offsets_mapping=True,
         )
-        parts, places = encoded.sequence_ids(), encoded.pop("offset_mapping")
+        parts, offsets = encoded.sequence_ids(), encoded.pop("offset_mapping")
         first = last = 0
-        if one.start is not None and one.end is not None:
-            inside = [
+        if question.start is not None and question.end is not None:
+            answer_tokens = [
                 number
-                for number, (part, (start, end)) in enumerate(zip(parts, places, strict=True))
-                if part == 1 and start < one.end and one.start < end
+                for number, (part, (start, end)) in enumerate(zip(parts, offsets, strict=True))
+                if part == 1 and start < question.end and question.start < end
             ]
-            if not inside or places[inside[-1]][1] < one.end:
+            if not answer_tokens or offsets[answer_tokens[-1]][1] < question.end:
                 continue
-            first, last = inside[0], inside[-1]
-        found.append(Example(dict(encoded), {"start_positions": first, "end_positions": last}))
-    return found
+            first, last = answer_tokens[0], answer_tokens[-1]
+        examples.append(Example(dict(encoded), {"start_positions": first, "end_positions": last}))
+    return examples

@@ -1,4 +1,4 @@
-"""The tagger: names of packages, languages, formats and licences, and addresses, in descriptions."""
+"""Make the tagger's examples: packages, languages, formats, licences and addresses in descriptions."""
 
 from __future__ import annotations
 
@@ -7,82 +7,89 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.adapters.corpus import Description, fraction
+from bench.adapters.corpus import Description, hash_to_fraction
 from bench.adapters.silver_entities import LABELS, UNSURE, Entity
 from bench.adapters.training import Example
 
 TAGS = ("O", *(f"{part}-{label}" for label in LABELS for part in "BI"))
 LONGEST_TOKENS = 160
-_HELD_OUT = 0.15  # of the names of each label
-_OFTEN = 150  # names in more descriptions are not held out
-# Descriptions with a label are taken first for labels at the front.
-_RARE = ("licence", "url", "format")
-_RAREST = TAGS.index("B-licence")
-_REPEATED = 4
-_IGNORED = -100
+_HELD_OUT_SHARE = 0.15  # of the names of each label
+_OFTEN = 150  # a name in more descriptions is not held out
+# Descriptions with these labels are selected first, in this order.
+_RARE_LABELS = ("licence", "url", "format")
+_RAREST_TAG = TAGS.index("B-licence")
+_REPEATS_OF_RAREST = 4
+_IGNORED = -100  # PyTorch's loss ignores tokens with this label
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledText:
     """A description with its silver entities."""
 
-    row: Description
+    description: Description
     entities: Sequence[Entity]
 
     @property
     def names(self) -> frozenset[tuple[str, str]]:
-        """The labels and names that the text has, whatever their capitals."""
-        return frozenset(self.name(one) for one in self.entities if one.label != UNSURE)
+        """The labels and names of the sure entities, in small letters."""
+        return frozenset(self.get_name(entity) for entity in self.entities if entity.label != UNSURE)
 
-    def name(self, one: Entity) -> tuple[str, str]:
-        return one.label, self.row.text[one.start : one.end].lower()
+    def get_name(self, entity: Entity) -> tuple[str, str]:
+        """Return the label and the name of an entity, in small letters."""
+        return entity.label, self.description.text[entity.start : entity.end].lower()
 
 
-def held_out(texts: Iterable[Labelled]) -> frozenset[tuple[str, str]]:
-    """Return the names that are kept out of the training."""
-    times = Counter(name for text in texts for name in text.names)
+def select_held_out(texts: Iterable[LabelledText]) -> frozenset[tuple[str, str]]:
+    """Return the labels and names to keep out of the training."""
+    counts = Counter(name for text in texts for name in text.names)
     return frozenset(
-        name for name, count in times.items() if count <= _OFTEN and fraction(" ".join(name)) < _HELD_OUT
+        name
+        for name, count in counts.items()
+        if count <= _OFTEN and hash_to_fraction(" ".join(name)) < _HELD_OUT_SHARE
     )
 
 
-def chosen(texts: Iterable[Labelled], without: frozenset[tuple[str, str]], count: int) -> list[Labelled]:
-    """Return descriptions without the names ``without``: those with rare labels, and others."""
-    fit = [one for one in texts if one.names and not one.names & without]
-    taken: dict[str, Labelled] = {}
-    for label in _RARE:
-        of_label = [one for one in fit if any(found.label == label for found in one.entities)]
-        taken |= {one.row.id: one for one in of_label[: count // 8]}
-    for one in fit:
-        if len(taken) >= count:
+def select_texts(
+    texts: Iterable[LabelledText], held_out: frozenset[tuple[str, str]], count: int
+) -> list[LabelledText]:
+    """Return up to ``count`` texts without the names in ``held_out``, first those with rare labels."""
+    allowed = [text for text in texts if text.names and not text.names & held_out]
+    selected: dict[str, LabelledText] = {}
+    for label in _RARE_LABELS:
+        with_label = [text for text in allowed if any(entity.label == label for entity in text.entities)]
+        selected |= {text.description.id: text for text in with_label[: count // 8]}
+    for text in allowed:
+        if len(selected) >= count:
             break
-        taken[one.row.id] = one
-    return list(taken.values())
+        selected[text.description.id] = text
+    return list(selected.values())
 
 
-def examples(texts: Iterable[Labelled], tokenizer: Any) -> list[Example]:
-    """Encode descriptions, and give each token its tag. Tokens of which nothing is sure have no part in the loss.
+def encode_examples(texts: Iterable[LabelledText], tokenizer: Any) -> list[Example]:
+    """Encode texts, and give each token its tag. Tokens of unsure entities have no part in the loss.
 
-    A description with the rarest label comes several times.
+    A text with the rarest label becomes several examples.
     """
-    found = []
-    for one in texts:
-        encoded = tokenizer(one.row.text, truncation=True, max_length=LONGEST_TOKENS, return_offsets_mapping=True)
-        places = encoded.pop("offset_mapping")
-        example = Example(dict(encoded), {"labels": tags(places, one.entities)})
-        found += [example] * (_REPEATED if _RAREST in example.wanted["labels"] else 1)
-    return found
+    examples = []
+    for text in texts:
+        encoded = tokenizer(
+            text.description.text, truncation=True, max_length=LONGEST_TOKENS, return_offsets_mapping=True
+        )
+        offsets = encoded.pop("offset_mapping")
+        example = Example(dict(encoded), {"labels": tag_tokens(offsets, text.entities)})
+        examples += [example] * (_REPEATS_OF_RAREST if _RAREST_TAG in example.targets["labels"] else 1)
+    return examples
 
 
-def tags(places: Sequence[tuple[int, int]], entities: Sequence[Entity]) -> list[int]:
-    """Return the tag of each token by its place in the text."""
-    found = []
-    for start, end in places:
-        inside = next((one for one in entities if start < one.end and one.start < end), None)
-        if start == end or (inside is not None and inside.label == UNSURE):
-            found.append(_IGNORED)
-        elif inside is None:
-            found.append(0)
+def tag_tokens(offsets: Sequence[tuple[int, int]], entities: Sequence[Entity]) -> list[int]:
+    """Return the tag of each token. ``offsets`` has the start and the end of each token in the text."""
+    tags = []
+    for start, end in offsets:
+        entity = next((entity for entity in entities if start < entity.end and entity.start < end), None)
+        if start == end or (entity is not None and entity.label == UNSURE):
+            tags.append(_IGNORED)
+        elif entity is None:
+            tags.append(0)
         else:
-            found.append(TAGS.index(f"{'B' if start <= inside.start else 'I'}-{inside.label}"))
-    return found
+            tags.append(TAGS.index(f"{'B' if start <= entity.start else 'I'}-{entity.label}"))
+    return tags

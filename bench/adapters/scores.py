@@ -1,4 +1,4 @@
-"""Scores of the adapters on descriptions that no training saw, as docmill computes them."""
+"""Score the adapters' outputs, as docmill computes them, on descriptions that no training saw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from bench.adapters import classes
 from bench.adapters.corpus import Description
-from bench.adapters.entities import Labelled
-from bench.adapters.silver_answers import Asked
+from bench.adapters.entities import LabelledText
+from bench.adapters.silver_answers import Question
 from bench.adapters.silver_entities import LABELS, UNSURE
 from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
@@ -24,11 +24,11 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 WAIT_S = 1_200.0
-_OWN = {"a": "{meta.question}"}
+_QUESTION = {"a": "{meta.question}"}  # each document brings its question
 
 
-def computed(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **options: Any) -> list[Outcome]:
-    """Return the outcomes of MiniLM with an adapter: by transformers in float32, by OpenVINO in int8."""
+def compute_outcomes(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **options: Any) -> list[Outcome]:
+    """Return the outcomes of MiniLM with an adapter, on transformers in float32 and on OpenVINO in int8."""
     backend = "transformers" if dtype == "float32" else "openvino"
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name)
@@ -45,109 +45,121 @@ def computed(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **op
             engine.close()
 
 
-def of_entities(
-    adapter: Path, texts: Sequence[Labelled], known: frozenset[tuple[str, str]], aggregation: str, dtype: str
+def score_entities(
+    adapter: Path, texts: Sequence[LabelledText], known: frozenset[tuple[str, str]], aggregation: str, dtype: str
 ) -> dict[str, Any]:
-    """Return precision and recall of whole entities in percent, also of names that no training text has.
+    """Return precision and recall of whole entities in percent, and the recall of known and of new names.
 
-    ``known`` has the names in the training texts. Entities of which the silver labels are not sure count nowhere.
+    ``known`` has the names in the training texts. Unsure entities, and predictions that overlap them, do not count.
     """
-    right: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    wanted: Counter[str] = Counter()
-    each = [one.row.text for one in texts]
-    outcomes = computed("entities", adapter, each, dtype=dtype, aggregation=aggregation)
+    n_correct: Counter[str] = Counter()
+    n_predicted: Counter[str] = Counter()
+    n_true: Counter[str] = Counter()
+    contents = [text.description.text for text in texts]
+    outcomes = compute_outcomes("entities", adapter, contents, dtype=dtype, aggregation=aggregation)
     for text, outcome in zip(texts, outcomes, strict=True):
         assert outcome.data is not None
-        unsure = [one for one in text.entities if one.label == UNSURE]
-        sure = {
-            (one.label, one.start, one.end): text.name(one) in known for one in text.entities if one not in unsure
+        unsure = [entity for entity in text.entities if entity.label == UNSURE]
+        is_known_by_span = {
+            (entity.label, entity.start, entity.end): text.get_name(entity) in known
+            for entity in text.entities
+            if entity not in unsure
         }
-        given = {(one["label"], one["start"], one["end"]) for one in outcome.data["spans"]}
-        given = {one for one in given if not any(one[1] < far.end and far.start < one[2] for far in unsure)}
-        for place, is_known in sure.items():
-            for counted in (place[0], "known" if is_known else "new"):
-                wanted[counted] += 1
-                right[counted] += place in given
-        found.update(label for label, *_ in given)
-    rows = {label: _rates(right[label], found[label], wanted[label]) for label in LABELS}
-    whole = [sum(counter[label] for label in LABELS) for counter in (right, found, wanted)]
+        predicted = {(span["label"], span["start"], span["end"]) for span in outcome.data["spans"]}
+        predicted = {
+            (label, start, end)
+            for label, start, end in predicted
+            if not any(start < entity.end and entity.start < end for entity in unsure)
+        }
+        for span, is_known in is_known_by_span.items():
+            for group in (span[0], "known" if is_known else "new"):
+                n_true[group] += 1
+                n_correct[group] += span in predicted
+        n_predicted.update(label for label, *_ in predicted)
+    rows = {label: _compute_rates(n_correct[label], n_predicted[label], n_true[label]) for label in LABELS}
+    totals = [sum(counter[label] for label in LABELS) for counter in (n_correct, n_predicted, n_true)]
     recalls = {
-        group: {"recall": _percent(right[group], wanted[group]), "n": wanted[group]} for group in ("known", "new")
+        group: {"recall": _compute_percent(n_correct[group], n_true[group]), "n": n_true[group]}
+        for group in ("known", "new")
     }
-    return {"texts": len(texts), "all": _rates(*whole), "labels": rows, "names": recalls}
+    return {"texts": len(texts), "all": _compute_rates(*totals), "labels": rows, "names": recalls}
 
 
-def of_answers(adapter: Path, asked: Sequence[Asked], dtype: str) -> dict[str, Any]:
-    """Return exact answers and the F1 of their words in percent, by kind and by answered or not."""
-    results: dict[tuple[str, bool], list[tuple[float, float]]] = {}
-    # A document with a question of its own is stored as both.
-    contents = [f"{one.question}\n{one.text}" for one in asked]
-    outcomes = computed("answer", adapter, contents, dtype=dtype, question=_OWN)
-    for one, outcome in zip(asked, outcomes, strict=True):
+def score_answers(adapter: Path, questions: Sequence[Question], dtype: str) -> dict[str, Any]:
+    """Return the share of exact answers and the F1 of their words in percent, by kind and by answered or not."""
+    scores: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    # docmill stores a document with its own question as the question, a line break and the text.
+    contents = [f"{question.wording}\n{question.text}" for question in questions]
+    outcomes = compute_outcomes("answer", adapter, contents, dtype=dtype, question=_QUESTION)
+    for question, outcome in zip(questions, outcomes, strict=True):
         assert outcome.data is not None
-        wanted = one.text[one.start : one.end] if one.start is not None else ""
-        results.setdefault((one.kind, bool(wanted)), []).append(_closeness(outcome.data["data"]["a"] or "", wanted))
+        expected = question.text[question.start : question.end] if question.start is not None else ""
+        answer = outcome.data["data"]["a"] or ""
+        scores.setdefault((question.kind, bool(expected)), []).append(_score_answer(answer, expected))
     return {
-        name: _mean([pair for (_, answered), pairs in results.items() if answered is flag for pair in pairs])
+        name: _average([pair for (_, answered), pairs in scores.items() if answered is flag for pair in pairs])
         for name, flag in (("answered", True), ("unanswered", False))
     } | {
         "kinds": {
-            f"{kind} {'answered' if flag else 'unanswered'}": _mean(results[kind, flag])
-            for kind, flag in sorted(results)
+            f"{kind} {'answered' if flag else 'unanswered'}": _average(scores[kind, flag])
+            for kind, flag in sorted(scores)
         }
     }
 
 
-def of_classes(
-    adapter: Path, train: Sequence[Description], texts: Sequence[Description], dtype: str
+def score_classes(
+    adapter: Path, train: Sequence[Description], descriptions: Sequence[Description], dtype: str
 ) -> dict[str, Any]:
     """Return the accuracy in percent, beside that of TF-IDF with a linear SVM trained on the same descriptions."""
-    wanted = [classes.label(row) for row in texts]
-    outcomes = computed("classify", adapter, [row.text for row in texts], dtype=dtype)
-    given = [(one.data or {})["labels"][0]["label"] for one in outcomes]
-    right = [label == true for label, true in zip(given, wanted, strict=True)]
-    other = [label == true for label, true in zip(classes.linear(train, texts), wanted, strict=True)]
-    only = [sum(one and not two for one, two in zip(*pair, strict=True)) for pair in ((right, other), (other, right))]
+    true_labels = [classes.get_label(description) for description in descriptions]
+    outcomes = compute_outcomes("classify", adapter, [description.text for description in descriptions], dtype=dtype)
+    labels = [(outcome.data or {})["labels"][0]["label"] for outcome in outcomes]
+    svm_labels = classes.predict_with_svm(train, descriptions)
+    correct = [label == true for label, true in zip(labels, true_labels, strict=True)]
+    svm_correct = [label == true for label, true in zip(svm_labels, true_labels, strict=True)]
+    only_adapter = sum(adapter_is and not svm_is for adapter_is, svm_is in zip(correct, svm_correct, strict=True))
+    only_svm = sum(svm_is and not adapter_is for adapter_is, svm_is in zip(correct, svm_correct, strict=True))
+    p = round(classes.compute_mcnemar_p(only_adapter, only_svm), 4)
     return {
-        "n": len(texts),
-        "accuracy": _percent(sum(right), len(texts)),
+        "n": len(descriptions),
+        "accuracy": _compute_percent(sum(correct), len(descriptions)),
         "labels": {
-            label: _rates(
-                sum(one == two == label for one, two in zip(given, wanted, strict=True)),
-                given.count(label),
-                wanted.count(label),
+            label: _compute_rates(
+                sum(output == true == label for output, true in zip(labels, true_labels, strict=True)),
+                labels.count(label),
+                true_labels.count(label),
             )
             for label in classes.LABELS
         },
-        "tf-idf": {"n_train": len(train), "accuracy": _percent(sum(other), len(texts))},
-        "mcnemar": {"only_adapter": only[0], "only_tf-idf": only[1], "p": round(classes.mcnemar(*only), 4)},
+        "tf-idf": {"n_train": len(train), "accuracy": _compute_percent(sum(svm_correct), len(descriptions))},
+        "mcnemar": {"only_adapter": only_adapter, "only_tf-idf": only_svm, "p": p},
     }
 
 
-def _closeness(given: str, wanted: str) -> tuple[float, float]:
-    """Return whether the words are the same, and their F1, as SQuAD scores answers."""
-    first, second = (re.findall(r"\w+", text.lower()) for text in (given, wanted))
-    shared = sum((Counter(first) & Counter(second)).values())
-    if not first or not second:
-        return float(first == second), float(first == second)
-    return float(first == second), 2 * shared / (len(first) + len(second))
+def _score_answer(answer: str, expected: str) -> tuple[float, float]:
+    """Return the exact match of the words (1 or 0) and their F1. SQuAD's scores ignore articles, and these do not."""
+    words, expected_words = (re.findall(r"\w+", text.lower()) for text in (answer, expected))
+    is_equal = float(words == expected_words)
+    if not words or not expected_words:
+        return is_equal, is_equal
+    n_shared = sum((Counter(words) & Counter(expected_words)).values())
+    return is_equal, 2 * n_shared / (len(words) + len(expected_words))
 
 
-def _mean(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+def _average(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
     exact, f1 = (round(100 * sum(values) / max(1, len(values)), 1) for values in zip(*pairs, strict=True))
     return {"exact": exact, "f1": f1, "n": len(pairs)}
 
 
-def _rates(right: int, found: int, wanted: int) -> dict[str, float]:
-    f1 = 2 * right / max(1, found + wanted)
+def _compute_rates(n_correct: int, n_predicted: int, n_true: int) -> dict[str, float]:
+    f1 = 2 * n_correct / max(1, n_predicted + n_true)
     return {
-        "precision": _percent(right, found),
-        "recall": _percent(right, wanted),
+        "precision": _compute_percent(n_correct, n_predicted),
+        "recall": _compute_percent(n_correct, n_true),
         "f1": round(100 * f1, 1),
-        "n": wanted,
+        "n": n_true,
     }
 
 
-def _percent(part: int, whole: int) -> float:
+def _compute_percent(part: int, whole: int) -> float:
     return round(100 * part / max(1, whole), 1)

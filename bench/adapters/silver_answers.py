@@ -1,4 +1,4 @@
-"""Silver questions with their answers in descriptions, and questions that a description does not answer."""
+"""Make silver questions about descriptions: with their answers, and some that the description does not answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.adapters.corpus import Description
 _NAME = r"[\w.:/@'~+#!-]+(?: [A-Z0-9][\w.:/@'~+#!-]*){0,3}"
 _BEGIN = r"(?:^|(?<=\n)|(?<=[.!?] ))"
 _ADJECTIVES = r"(?:(?:[a-z]+ly |very |and )?[\w/-]+, (?:and )?)*"
-# Up to the end of a clause. A full stop inside a word, as in ".NET" or "3.2", does not end it.
+# The text up to the end of a clause. A full stop inside a word, as in ".NET" or "3.2", does not end it.
 _SPAN = r"((?:[^.,;:()\n]|[.,:](?=\w)){3,120}?)"
 _END = (
     r"(?=[.,;:](?:\s|$)|\s*\(|\s*\n|$|\s+(?:that|which|who|where|whose|written in|based on|capable of|"
@@ -32,25 +32,26 @@ _LANGUAGE = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of question: how it is asked, where descriptions answer it, and words of texts that may answer it.
+    """A kind of question, with its wordings and the pattern of a sentence that answers it.
 
-    {name} is the program's name; in patterns it is the first group. ``hints`` matches texts in which an answer may
-    stand that the pattern does not find: such a text makes no question without an answer.
+    In a wording, {name} is the program's name. The pattern's first group is the name, and the second the answer.
+    ``hints`` matches texts that may have an answer that the pattern does not find. Such a text gets no unanswered
+    question of this kind. The unanswered questions of a ``named`` kind are about names that the text does not have.
     """
 
     name: str
-    asked: tuple[str, ...]
-    answered: re.Pattern[str]
+    wordings: tuple[str, ...]
+    answer: re.Pattern[str]
     hints: re.Pattern[str]
     named: bool = False
 
 
-def _kind(name: str, asked: tuple[str, ...], answered: str, hints: str, *, named: bool = False) -> Kind:
-    return Kind(name, asked, re.compile(answered), re.compile(hints, re.IGNORECASE), named)
+def _make_kind(name: str, wordings: tuple[str, ...], answer: str, hints: str, *, named: bool = False) -> Kind:
+    return Kind(name, wordings, re.compile(answer), re.compile(hints, re.IGNORECASE), named)
 
 
 KINDS = (
-    _kind(
+    _make_kind(
         "definition",
         ("What is {name}?", "What's {name}?", "what is {name}", "What kind of thing is {name}?"),
         rf"{_BEGIN}(?:The )?({_NAME})(?: \([^()]{{1,60}}\))?,? (?:is|was) "
@@ -58,7 +59,7 @@ KINDS = (
         r"$^",
         named=True,
     ),
-    _kind(
+    _make_kind(
         "language",
         (
             "What is {name} written in?",
@@ -72,7 +73,7 @@ KINDS = (
         r"\b(?:written|implement|program|coded|language|pure|python|perl|java|ruby|haskell|library for|"
         r"c\+\+|\bin c\b|rust|php|ocaml)",
     ),
-    _kind(
+    _make_kind(
         "purpose",
         (
             "What is {name} used for?",
@@ -83,7 +84,7 @@ KINDS = (
         rf"()\b(?:can be|is|are|be|typically|mainly|commonly) used (?:to|for|as) {_SPAN}{_END}",
         r"\b(?:use|using|useful|allow|help|enable|purpose|intended|for )",
     ),
-    _kind(
+    _make_kind(
         "contents",
         (
             "What does the package contain?",
@@ -94,7 +95,7 @@ KINDS = (
         rf"()\b[Tt]his package (?:contains|provides|includes|installs|ships) {_SPAN}{_END}",
         r"\b(?:package|contains?|provides?|includes?)\b",
     ),
-    _kind(
+    _make_kind(
         "basis",
         (
             "What is {name} based on?",
@@ -105,7 +106,7 @@ KINDS = (
         rf"()\b(?:is|are|was|and|) ?(?<!-)based (?:up)?on {_SPAN}{_END}",
         r"\b(?:based|built|build|top of|derived|fork|around|uses|using)\b",
     ),
-    _kind(
+    _make_kind(
         "meaning",
         ("What does {name} stand for?", "What does {name} mean?", "What is {name} short for?"),
         rf"\b({_NAME}) (?:stands for|is short for|is an acronym (?:for|of)) {_SPAN}{_END}",
@@ -114,60 +115,63 @@ KINDS = (
     ),
 )
 
-# A name in the middle of a sentence that says nothing about it.
+# A name in the middle of a sentence that does not explain it.
 _MENTIONED = re.compile(r"(?<=(?:with|from|into|like|.for|.via|.and) )[A-Z][\w+-]*[A-Z0-9+][\w+-]*(?=[ .;\n])")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about a text; ``start`` and ``end`` are None if the text does not answer it."""
+class Question:
+    """A question about a text. ``start`` and ``end`` are None if the text does not answer it."""
 
     kind: str
     id: str
     text: str
-    question: str
+    wording: str
     start: int | None = None
     end: int | None = None
 
 
-def questions(row: Description, chance: random.Random, others: list[str]) -> Iterator[Asked]:
-    """Yield questions about a description. ``others`` are names in other descriptions."""
-    name = subject(row)
+def make_questions(description: Description, generator: random.Random, subjects: list[str]) -> Iterator[Question]:
+    """Yield questions about a description. ``subjects`` are the subjects of all descriptions."""
+    text = description.text
+    name = find_subject(description)
     for kind in KINDS:
-        match = kind.answered.search(row.text)
-        if match is not None and _pronoun(match[1]):
+        match = kind.answer.search(text)
+        if match is not None and _is_no_name(match[1]):
             continue
         if match is not None:
-            asked = _question(kind, match[1] or name, chance)
-            yield Asked(kind.name, row.id, row.text, asked, *match.span(2))
-        elif not kind.named and not kind.hints.search(row.text):
-            yield Asked(kind.name, row.id, row.text, _question(kind, name, chance))
-        if kind.named:  # of another name, which the text does not have
-            other = chance.choice(others)
-            if other.lower() not in row.text.lower():
-                yield Asked(kind.name, row.id, row.text, _question(kind, other, chance))
-    if mentioned := [found for found in _MENTIONED.findall(row.text) if not _explained(found, row.text)]:
-        yield Asked("mentioned", row.id, row.text, _question(KINDS[0], chance.choice(mentioned), chance))
+            wording = _phrase(kind, match[1] or name, generator)
+            yield Question(kind.name, description.id, text, wording, *match.span(2))
+        elif not kind.named and not kind.hints.search(text):
+            yield Question(kind.name, description.id, text, _phrase(kind, name, generator))
+        if kind.named:
+            other = generator.choice(subjects)
+            if other.lower() not in text.lower():
+                yield Question(kind.name, description.id, text, _phrase(kind, other, generator))
+    if mentioned := [mention for mention in _MENTIONED.findall(text) if not _may_explain(text, mention)]:
+        wording = _phrase(KINDS[0], generator.choice(mentioned), generator)
+        yield Question("mentioned", description.id, text, wording)
 
 
-def subject(row: Description) -> str:
-    """Return the name that the text defines, or the package's."""
-    match = KINDS[0].answered.search(row.text)
-    return row.id if match is None or _pronoun(match[1]) else match[1]
+def find_subject(description: Description) -> str:
+    """Return the name that the text defines, or the package's name."""
+    match = KINDS[0].answer.search(description.text)
+    return description.id if match is None or _is_no_name(match[1]) else match[1]
 
 
-def _question(kind: Kind, name: str, chance: random.Random) -> str:
-    return chance.choice(kind.asked).format(name=name)
+def _phrase(kind: Kind, name: str, generator: random.Random) -> str:
+    return generator.choice(kind.wordings).format(name=name)
 
 
-def _explained(name: str, text: str) -> bool:
-    """Return True if a text may say what a thing is."""
+def _may_explain(text: str, name: str) -> bool:
+    """Return True if the text may say what the named thing is."""
     named = re.escape(name)
-    told = rf"{named}(?:'s)?(?: [\w-]+)? ?(?:(?:is|are|was|stands)\b|[(,:-])|[(\"']{named}|the {named}\b"
-    return re.search(told, text) is not None
+    explanation = rf"{named}(?:'s)?(?: [\w-]+)? ?(?:(?:is|are|was|stands)\b|[(,:-])|[(\"']{named}|the {named}\b"
+    return re.search(explanation, text) is not None
 
 
-def _pronoun(name: str) -> bool:
+def _is_no_name(name: str) -> bool:
+    """Return True for pronouns, and for nouns such as "goal" that begin a sentence but name no program."""
     return name.lower() in {
         "it",
         "this",

@@ -1,4 +1,4 @@
-"""Silver labels of entities: patterns for fixed forms, and the names of the packages in the catalogue."""
+"""Make silver labels of entities, from patterns for fixed forms and the names of packages in the catalogue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.adapters.corpus import Description
 
 LABELS = ("package", "language", "format", "licence", "url")
-# Not scored and not trained on: nothing says if it is a name.
+# Neither trained on nor scored: the text may be a name or not.
 UNSURE = "unsure"
 
 _LANGUAGES = (
@@ -19,7 +19,7 @@ _LANGUAGES = (
     "Python(?: ?[23](?:\\.\\d+)?)?|Raku|Ruby|Rust|Scala|Scheme|Smalltalk|SQL|Standard ML|Swift|Tcl|TypeScript|Vala|"
     "VHDL|Verilog"
 )
-# Names that are words, too, count beside words that tell.
+# Names that are also words count only beside words that show that they are names.
 _SHORT_LANGUAGES = (
     r"(?:(?:written|programs?|library|libraries|code|bindings|implemented|programming|functions?) (?:in|for) "
     r"(?:pure |plain |ANSI |portable |the )?|\bpure |\bplain |\bANSI )(C|R|Go|D|S|J)(?![\w+#'-])(?!\.\w)|"
@@ -109,7 +109,7 @@ _WORD = re.compile(r"(?<![\w/.@:+-])[A-Za-z0-9][\w+.-]*[\w+](?![\w/@-])|(?<![\w/
 
 @dataclass(frozen=True)
 class Entity:
-    """A labelled part of a text; ``label`` may be UNSURE."""
+    """A labelled part of a text. Its label may be UNSURE."""
 
     label: str
     start: int
@@ -117,42 +117,43 @@ class Entity:
 
 
 class Catalogue:
-    """Names of packages, and the words that are too common to be taken for names."""
+    """Names of packages, and common words that are mostly no names."""
 
     def __init__(self, ids: Iterable[str], common: Collection[str]) -> None:
-        """Take the ids of all packages, and words that are mostly no names, in small letters."""
+        """Take the ids of all packages, and the common words in small letters."""
         self._ids = frozenset(ids)
         self._common = frozenset(common)
-        parts = {part for one in self._ids for part in variants(one)}
-        self._stems = frozenset(part for part in parts if len(part) >= 4 and part not in self._common)
+        variants = {variant for package in self._ids for variant in list_variants(package)}
+        self._stems = frozenset(variant for variant in variants if len(variant) >= 4 and variant not in self._common)
 
-    def entities(self, row: Description) -> list[Entity]:
+    def find_entities(self, description: Description) -> list[Entity]:
         """Return the entities of a description, in order and without overlaps."""
-        found = [*_by_pattern(row.text), *self._subjects(row), *self._known(row.text)]
-        taken: list[Entity] = []
-        for one in found:  # the earlier one wins
-            if all(one.end <= other.start or other.end <= one.start for other in taken):
-                taken.append(one)
-        return sorted(taken, key=lambda one: one.start)
+        text = description.text
+        candidates = [*_match_patterns(text), *self._find_subjects(description), *self._find_names(text)]
+        entities: list[Entity] = []
+        for candidate in candidates:  # of those that overlap, the first is kept
+            if all(candidate.end <= entity.start or entity.end <= candidate.start for entity in entities):
+                entities.append(candidate)
+        return sorted(entities, key=lambda entity: entity.start)
 
-    def _subjects(self, row: Description) -> Iterator[Entity]:
-        """Yield the package's own name wherever it stands, and names that may be others'."""
-        own = variants(row.id)
-        for match in SUBJECT.finditer(row.text):
+    def _find_subjects(self, description: Description) -> Iterator[Entity]:
+        """Yield each occurrence of the package's own name, and of subjects that may be other names."""
+        own_variants = list_variants(description.id)
+        for match in SUBJECT.finditer(description.text):
             name = match[1]
-            if plain(name) in own or f"lib{plain(name)}" in own:
-                yield from _everywhere(row.text, name, "package")
+            if simplify(name) in own_variants or f"lib{simplify(name)}" in own_variants:
+                yield from _find_everywhere(description.text, name, "package")
             elif any(letter.isupper() for letter in name[1:]) or name[0].isdigit():
-                yield from _everywhere(row.text, name, UNSURE)
+                yield from _find_everywhere(description.text, name, UNSURE)
 
-    def _known(self, text: str) -> Iterator[Entity]:
+    def _find_names(self, text: str) -> Iterator[Entity]:
         for match in _WORD.finditer(text):
             word = match[0].rstrip(".")
-            if (label := self._label(word)) is not None:
+            if (label := self._choose_label(word)) is not None:
                 yield Entity(label, match.start(), match.start() + len(word))
 
-    def _label(self, word: str) -> str | None:
-        """Return the label of a word that is a name in the catalogue, or like one."""
+    def _choose_label(self, word: str) -> str | None:
+        """Return "package" for a name in the catalogue, UNSURE for a word that may be a name, and else None."""
         lower = word.lower()
         if lower in _NO_NAMES:
             return None
@@ -160,38 +161,38 @@ class Catalogue:
             if word in self._ids and re.search(r"[a-z]", word):
                 return "package" if re.search(r"[-\d+]", word) or word not in self._common else None
             parts = re.split(r"[-.+_]", word)
-            composed = len(parts) > 1 and any(len(one) > 2 and one not in self._common for one in parts)
-            return UNSURE if composed or re.search(r"[a-z]\d|^lib(?!rar|re)", word) else None
-        if plain(word) in self._stems:
+            is_composed = len(parts) > 1 and any(len(part) > 2 and part not in self._common for part in parts)
+            return UNSURE if is_composed or re.search(r"[a-z]\d|^lib(?!rar|re)", word) else None
+        if simplify(word) in self._stems:
             return UNSURE if word.isupper() else "package"
-        unusual = any(letter.isupper() for letter in word[1:]) and any(letter.islower() for letter in word)
-        return UNSURE if unusual or (lower in self._ids and lower in self._common) else None
+        has_mixed_case = any(letter.isupper() for letter in word[1:]) and any(letter.islower() for letter in word)
+        return UNSURE if has_mixed_case or (lower in self._ids and lower in self._common) else None
 
 
-def plain(name: str) -> str:
-    """Return a name without its case and its marks, except for the marks of C++ and C#."""
+def simplify(name: str) -> str:
+    """Return a name in small letters and without punctuation, except for that of C++ and C#."""
     return re.sub(r"[^a-z0-9+#]", "", name.lower())
 
 
-def variants(package: str) -> frozenset[str]:
-    """Return the forms in which a text may write a package's name."""
-    bare = _PREFIXES.sub("", package)
-    found = {package, bare}
-    for name in (package, bare):
+def list_variants(package: str) -> frozenset[str]:
+    """Return the simplified forms in which a text may write a package's name."""
+    without_prefix = _PREFIXES.sub("", package)
+    variants = {package, without_prefix}
+    for name in (package, without_prefix):
         longer = name
         while (shorter := _SUFFIXES.sub("", longer)) != longer and len(shorter) > 1:
-            found.add(shorter)
+            variants.add(shorter)
             longer = shorter
-    return frozenset(plain(one) for one in found)
+    return frozenset(simplify(variant) for variant in variants)
 
 
-def _by_pattern(text: str) -> Iterator[Entity]:
+def _match_patterns(text: str) -> Iterator[Entity]:
     for label, pattern in _COMPILED:
         for match in pattern.finditer(text):
             group = match.lastindex or 0
             yield Entity(label, match.start(group), match.end(group))
 
 
-def _everywhere(text: str, name: str, label: str) -> Iterator[Entity]:
+def _find_everywhere(text: str, name: str, label: str) -> Iterator[Entity]:
     for match in re.finditer(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text):
         yield Entity(label, match.start(), match.end())

@@ -1,4 +1,4 @@
-"""A training loop for LoRA adapters of MiniLM with a head, on a CPU in minutes."""
+"""Train LoRA adapters of MiniLM with a head, on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from docmill.tasks.models.adapters import WEIGHTS
 from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
-CLASSES = {
+MODEL_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-# What an adapter of each task has in full. Nobody trained MiniLM's pooler, which its sentence embeddings do not use.
-_WHOLE = {"SEQ_CLS": ["classifier", "pooler"], "TOKEN_CLS": ["classifier"], "QUESTION_ANS": ["qa_outputs"]}
-# The lower layers stay as they are, which takes a third of the time off.
+# The modules that are trained in full. MiniLM's pooler was never trained: its sentence embeddings do not use it.
+_FULL_MODULES = {"SEQ_CLS": ["classifier", "pooler"], "TOKEN_CLS": ["classifier"], "QUESTION_ANS": ["qa_outputs"]}
+# The lower layers are not trained, which saves a third of the time.
 _LAYERS = [2, 3, 4, 5]
-_POOLED = 40  # batches whose examples are sorted together by their length
+_POOL_BATCHES = 40  # about so many batches are sorted by length together
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training. A batch has at most ``batch_tokens`` tokens with its padding.
+    """The settings of a training. A batch has at most ``batch_tokens`` tokens, with its padding.
 
-    ``start`` is the folder of an adapter that the training goes on from. ``quality`` is float32, or native for
-    bfloat16 where the processor multiplies it natively.
+    ``warm_up`` is the share of the steps in which the learning rate rises. ``start`` is the folder of an adapter to
+    continue from. ``quality`` is float32, or native for bfloat16 on a CPU that multiplies it natively.
     """
 
     task: str
@@ -47,7 +47,7 @@ class Recipe:
     batch_tokens: int = 2_048
     rank: int = 16
     peak_rate: float = 1.5e-3
-    warm: float = 0.06
+    warm_up: float = 0.06
     seed: int = 7
     start: Path | None = None
     quality: str = "float32"
@@ -55,54 +55,55 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Example:
-    """An encoded text with its targets: ``wanted`` has the lists or numbers that the model's loss takes."""
+    """An encoded text with its targets: lists or numbers that the model's loss takes."""
 
-    given: Mapping[str, list[int]]
-    wanted: Mapping[str, Any]
+    inputs: Mapping[str, list[int]]
+    targets: Mapping[str, Any]
 
     def __len__(self) -> int:
-        return len(self.given["input_ids"])
+        return len(self.inputs["input_ids"])
 
 
 def train(recipe: Recipe, base: Path, examples: Sequence[Example], out: Path) -> None:
-    """Train an adapter of the model in ``base`` and save it in ``out``, in float16 and with its labels' names."""
+    """Train an adapter of the model in ``base``. Save it in ``out``, in float16 and with the names of its labels."""
     torch.manual_seed(recipe.seed)
-    model = _model(recipe, base)
+    model = _build_model(recipe, base)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.peak_rate, weight_decay=0.01)
     model.train()
     dtype = accelerator.dtype_for(recipe.quality, "cpu")
-    begun, lately = time.monotonic(), 0.0
-    for step, batch in zip(range(recipe.steps), _batches(recipe, examples), strict=False):
+    began, smoothed_loss = time.monotonic(), 0.0
+    for step, batch in zip(range(recipe.steps), _make_batches(recipe, examples), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.peak_rate * _rate(step / recipe.steps, recipe.warm)
+            group["lr"] = recipe.peak_rate * _scale_rate(step / recipe.steps, recipe.warm_up)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        lately = loss.item() if step == 0 else 0.9 * lately + 0.1 * loss.item()
+        smoothed_loss = loss.item() if step == 0 else 0.9 * smoothed_loss + 0.1 * loss.item()
         if step % 25 == 0:
-            sys.stderr.write(f"step {step} loss {lately:.3f} after {time.monotonic() - begun:.0f} s\n")
+            sys.stderr.write(f"step {step} loss {smoothed_loss:.3f} after {time.monotonic() - began:.0f} s\n")
     _save(recipe, model, out)
 
 
-def _model(recipe: Recipe, base: Path) -> Any:
-    named = dict(enumerate(recipe.labels))
+def _build_model(recipe: Recipe, base: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(base)
     if recipe.task != "QUESTION_ANS":
-        config.id2label, config.label2id = named, {label: number for number, label in named.items()}
+        config.id2label = dict(enumerate(recipe.labels))
+        config.label2id = {label: number for number, label in enumerate(recipe.labels)}
     config.attention_probs_dropout_prob = 0.0
     with accelerator.quiet():
-        model = getattr(transformers, CLASSES[recipe.task]).from_pretrained(base, config=config, dtype=torch.float32)
+        model_class = getattr(transformers, MODEL_CLASSES[recipe.task])
+        model = model_class.from_pretrained(base, config=config, dtype=torch.float32)
     lora = LoraConfig(
         task_type=recipe.task,
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
         target_modules=["query", "key", "value", "dense"],
         layers_to_transform=_LAYERS,
-        modules_to_save=_WHOLE[recipe.task],
+        modules_to_save=_FULL_MODULES[recipe.task],
     )
     adapted = get_peft_model(model, lora)
     if recipe.start is not None:
@@ -110,44 +111,46 @@ def _model(recipe: Recipe, base: Path) -> Any:
     return adapted
 
 
-def _rate(done: float, warm: float) -> float:
-    """Return the share of the highest learning rate: up to it, and then down to nothing."""
-    return done / warm if done < warm else (1 - done) / (1 - warm)
+def _scale_rate(progress: float, warm_up: float) -> float:
+    """Return the share of the peak learning rate, which rises linearly to 1 and then falls to 0."""
+    return progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
 
 
-def _batches(recipe: Recipe, examples: Sequence[Example]) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield batches for ever: examples of like lengths together, in a mixed order."""
-    chance = random.Random(recipe.seed)
+def _make_batches(recipe: Recipe, examples: Sequence[Example]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield batches of examples of similar lengths, in a random order and without end."""
+    generator = random.Random(recipe.seed)
     while True:
-        order = chance.sample(list(examples), len(examples))
-        pool = _POOLED * max(1, recipe.batch_tokens // 96)
-        for start in range(0, len(order), pool):
+        order = generator.sample(list(examples), len(examples))
+        pool_examples = _POOL_BATCHES * max(1, recipe.batch_tokens // 96)
+        for start in range(0, len(order), pool_examples):
             groups: list[list[Example]] = [[]]
-            for one in sorted(order[start : start + pool], key=len, reverse=True):
+            for example in sorted(order[start : start + pool_examples], key=len, reverse=True):
                 if groups[-1] and (len(groups[-1]) + 1) * len(groups[-1][0]) > recipe.batch_tokens:
                     groups.append([])
-                groups[-1].append(one)
-            chance.shuffle(groups)
-            yield from map(_padded, groups)
+                groups[-1].append(example)
+            generator.shuffle(groups)
+            yield from map(_pad, groups)
 
 
-def _padded(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+def _pad(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Return a batch of examples, with 0 as the padding of inputs and -100 as that of targets."""
     longest = max(map(len, examples))
     batch = {}
-    for name in examples[0].given:
-        batch[name] = torch.tensor([[*one.given[name], *[0] * (longest - len(one))] for one in examples])
-    for name, value in examples[0].wanted.items():
+    for name in examples[0].inputs:
+        padded_inputs = [[*example.inputs[name], *[0] * (longest - len(example))] for example in examples]
+        batch[name] = torch.tensor(padded_inputs)
+    for name, value in examples[0].targets.items():
         if isinstance(value, list):
-            rows = [[*one.wanted[name], *[-100] * (longest - len(one))] for one in examples]
-            batch[name] = torch.tensor(rows)
+            padded_targets = [[*example.targets[name], *[-100] * (longest - len(example))] for example in examples]
+            batch[name] = torch.tensor(padded_targets)
         else:
-            batch[name] = torch.tensor([one.wanted[name] for one in examples])
+            batch[name] = torch.tensor([example.targets[name] for example in examples])
     return batch
 
 
 def _save(recipe: Recipe, model: Any, out: Path) -> None:
     model.save_pretrained(str(out))
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's own, which says nothing
+    (out / "README.md").unlink(missing_ok=True)  # PEFT writes an empty template
     weights = {name: weight.half().contiguous() for name, weight in load_file(out / WEIGHTS).items()}
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((out / ADAPTER_CONFIG).read_text())

@@ -1,4 +1,4 @@
-"""The device, the sizes and the report of the measurements."""
+"""The settings and the report of the measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from bench import random_models
 from bench.pairs import Run
 from bench.random_models import BERT_BASE, LLAMA_1B, MINILM, SMOLLM_135M, TINY, Size
 from docmill.tasks import kinds
@@ -29,16 +28,16 @@ _BATCHES = (32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of what is measured."""
+    """The models, and the numbers of texts, tokens and runs."""
 
     encoders: tuple[Size, ...]
     decoders: tuple[Size, ...]
-    texts: int
-    translated: int
-    written: int
+    texts_to_encode: int
+    texts_to_translate: int
+    prompts: int
     new_tokens: int
     pairs: int
-    batches: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
 
 
 SIZES = {
@@ -49,7 +48,7 @@ SIZES = {
 
 @dataclass
 class Proof:
-    """A comparison that holds or not; ``figure`` is the greatest difference, or the share that is equal."""
+    """A comparison that holds or fails. ``figure`` is the greatest difference, or the share of equal outputs."""
 
     what: str
     holds: bool
@@ -60,7 +59,7 @@ class Proof:
 
 @dataclass
 class Report:
-    """The findings, in the file to be written."""
+    """All results, as they are written to a file."""
 
     device: str
     facts: dict[str, Any]
@@ -69,14 +68,14 @@ class Report:
     skipped: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        found = {
+        results = {
             "device": self.device,
             **self.facts,
-            "proofs": [asdict(one) for one in self.proofs],
+            "proofs": [asdict(proof) for proof in self.proofs],
             "measured": self.measured,
             "skipped": self.skipped,
         }
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,22 @@ class Bench:
         folders = ModelFolders(None, cache)
         pinned = pinning.pin(str(model), folders)
         config = pinning.read_config(pinned, folders)
-        asked = kinds.options(kind, dtype=dtype or self.dtype, **options)
+        task_options = kinds.options(kind, dtype=dtype or self.dtype, **options)
         folder = pinning.locate(pinned, folders)
-        return Assignment(build_spec(kind, pinned, asked, config), folder, self.device, cache, head)
+        return Assignment(build_spec(kind, pinned, task_options, config), folder, self.device, cache, head)
 
     def sync(self) -> None:
-        """Wait until a GPU has done what it was told."""
+        """Wait until a GPU has finished its queued work."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
-    def side(self, work: Callable[[], float]) -> Callable[[], Run]:
-        """Return a side of a comparison: its work returns its units, and its run has the peak of memory."""
+    def make_side(self, work: Callable[[], float]) -> Callable[[], Run]:
+        """Return a side of a comparison, which times ``work`` and notes the peak of a GPU's memory.
 
-        def once() -> Run:
+        ``work`` returns the number of its units.
+        """
+
+        def run_once() -> Run:
             if self.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             self.sync()
@@ -125,18 +127,17 @@ class Bench:
             seconds = time.perf_counter() - began
             return Run(units, seconds, {"peak_mib": torch.cuda.max_memory_allocated() >> 20} if self.on_gpu else {})
 
-        return once
+        return run_once
 
 
-def computed(backend: Any, encoded: Sequence[Encoded]) -> list[Output]:
+def compute_outputs(backend: Any, windows: Sequence[Encoded]) -> list[Output]:
     """Return a backend's outputs, in the order of the windows."""
-    waiting: Pool[Any] = Pool()
-    waiting.add(Item(number, one, None) for number, one in enumerate(encoded))
-    found = dict(backend.run(waiting))
-    return [found[number] for number in range(len(encoded))]
+    pool: Pool[Any] = Pool()
+    pool.add(Item(number, window, None) for number, window in enumerate(windows))
+    outputs = dict(backend.run(pool))
+    return [outputs[number] for number in range(len(windows))]
 
 
-def texts_for(bench: Bench) -> list[str]:
-    """Return as many paragraphs as are to be read."""
-    some = random_models.paragraphs()
-    return (some * (bench.sizes.texts // len(some) + 1))[: bench.sizes.texts]
+def repeat_texts(texts: list[str], count: int) -> list[str]:
+    """Return ``count`` texts, which repeat these."""
+    return (texts * (count // len(texts) + 1))[:count]

@@ -1,4 +1,4 @@
-"""Speeds beside direct use of the libraries, each at its best batch size and in the same precision."""
+"""Measure docmill's speed beside direct use of the libraries, at their best batch sizes and in the same precision."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bench import random_models
-from bench.gpu.proofs import greedy, proof_of_writing
-from bench.gpu.settings import Bench, Report, computed, texts_for
+from bench.gpu.proofs import make_greedy_options, prove_greedy_outputs
+from bench.gpu.settings import Bench, Report, compute_outputs, repeat_texts
 from bench.limits import Encoder
 from bench.pairs import Comparison, interleave
 from bench.random_models import Size
@@ -25,47 +25,48 @@ from docmill.tasks.outputs import Generated, Head
 OURS = "docmill"
 
 
-def batches(texts: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Yield the texts in batches of neighbours in length, as the libraries' own loops have them."""
+def make_batches(texts: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Yield the texts in batches of similar length, as the libraries' own loops do."""
     ordered = sorted(texts, key=len, reverse=True)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
-def best_batch(bench: Bench, work: Callable[[int], float]) -> tuple[int, dict[int, float]]:
-    """Return the fastest batch size of a library and the speed of each; one that does not fit is left out."""
+def find_best_batch_size(bench: Bench, work: Callable[[int], float]) -> tuple[int, dict[int, float]]:
+    """Return a library's fastest batch size, and the speed of each size that fits into the memory."""
     rates: dict[int, float] = {}
-    for size in bench.sizes.batches:
+    for size in bench.sizes.batch_sizes:
         try:
-            rates[size] = bench.side(partial(work, size))().rate
+            rates[size] = bench.make_side(partial(work, size))().rate
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
     return max(rates, key=lambda size: rates[size]), {size: round(rate, 1) for size, rate in rates.items()}
 
 
-def embedding(bench: Bench, report: Report, size: Size) -> None:
+def measure_embedding(bench: Bench, report: Report, size: Size) -> None:
     """Measure embedding beside sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
-    texts = texts_for(bench)
+    texts = repeat_texts(random_models.paragraphs(), bench.sizes.texts_to_encode)
     folder = random_models.encoder(bench.folder / f"embed-{size.name}", size, "bert", texts)
     backend = EncoderBackend(bench.assignment("embed", folder, Head.POOLING))
     dtype = accelerator.dtype_for(bench.quality, bench.device)
     with accelerator.quiet():
         library = SentenceTransformer(str(folder), device=bench.device, model_kwargs={"dtype": dtype})
 
-    def directly(batch: int) -> float:
-        return len(library.encode(texts, batch_size=batch, convert_to_numpy=True, show_progress_bar=False))
+    def run_library(batch_size: int) -> float:
+        return len(library.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False))
 
-    _encoders(bench, report, f"embed, {size.name}", backend, folder, texts, "sentence-transformers", directly)
+    part = f"embed, {size.name}"
+    _compare_encoders(bench, report, part, backend, folder, texts, "sentence-transformers", run_library)
 
 
-def classification(bench: Bench, report: Report, size: Size) -> None:
+def measure_classification(bench: Bench, report: Report, size: Size) -> None:
     """Measure classification beside transformers' pipeline."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    texts = texts_for(bench)
+    texts = repeat_texts(random_models.paragraphs(), bench.sizes.texts_to_encode)
     folder = random_models.encoder(
         bench.folder / f"classify-{size.name}", size, "bert", texts, random_models.HeadClass.LABELS
     )
@@ -73,120 +74,132 @@ def classification(bench: Bench, report: Report, size: Size) -> None:
     dtype = accelerator.dtype_for(bench.quality, bench.device)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).to(bench.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    scored = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device=bench.device)
+    classifier = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device=bench.device)
     ordered = sorted(texts, key=len)
 
-    def directly(batch: int) -> float:
-        return len(scored(ordered, batch_size=batch, truncation=True))
+    def run_library(batch_size: int) -> float:
+        return len(classifier(ordered, batch_size=batch_size, truncation=True))
 
-    _encoders(bench, report, f"classify, {size.name}", backend, folder, texts, "transformers' pipeline", directly)
+    part = f"classify, {size.name}"
+    _compare_encoders(bench, report, part, backend, folder, texts, "transformers' pipeline", run_library)
 
 
-def _encoders(
+def _compare_encoders(
     bench: Bench,
     report: Report,
-    what: str,
+    part: str,
     backend: EncoderBackend,
     folder: Path,
     texts: Sequence[str],
     library: str,
-    directly: Callable[[int], float],
+    run_library: Callable[[int], float],
 ) -> None:
-    """Measure an encoder's backend, the tokenizer included, and the library at its best batch size."""
-    batch, rates = best_batch(bench, directly)
+    """Measure an encoder's backend, with its tokenizer, beside the library at its best batch size."""
+    batch_size, rates = find_best_batch_size(bench, run_library)
     sides = {
-        OURS: bench.side(lambda: len(computed(backend, backend.encode(texts)))),
-        library: bench.side(lambda: directly(batch)),
+        OURS: bench.make_side(lambda: len(compute_outputs(backend, backend.encode(texts)))),
+        library: bench.make_side(lambda: run_library(batch_size)),
     }
-    found = interleave(what, "texts", sides, pairs=bench.sizes.pairs)
-    lengths = [min(one.tokens, backend.limit_tokens) for one in backend.encode(texts)]
+    comparison = interleave(part, "texts", sides, pairs=bench.sizes.pairs)
+    lengths = [min(window.tokens, backend.limit_tokens) for window in backend.encode(texts)]
     config = json.loads((folder / "config.json").read_bytes())
     operations = Encoder.of(config).operations(lengths) / len(texts)
-    share = found.median(OURS) * operations / report.facts["peak_flops"]
-    more = {"share_of_peak": round(share, 3), "batch_tokens": backend._loop.budget.tokens}
+    share = comparison.median(OURS) * operations / report.facts["peak_flops"]
+    usage = {"share_of_peak": round(share, 3), "batch_tokens": backend._loop.budget.tokens}
     backend.close()
-    _note(report, found, library, {"batch": batch, "rates": rates}, more)
+    _add_to_report(report, comparison, library, {"batch": batch_size, "rates": rates}, usage)
 
 
-def translation(bench: Bench, report: Report, beams: int) -> None:
+def measure_translation(bench: Bench, report: Report, beams: int) -> None:
     """Measure the translator that comes with docmill beside transformers' `generate` in batches."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     texts = [text for text in random_models.paragraphs("french.jsonl") if len(text) < 400]
-    texts = (texts * (bench.sizes.translated // len(texts) + 1))[: bench.sizes.translated]
-    most = bench.sizes.new_tokens
-    options: dict[str, Any] = {"source_lang": "fr", "target_lang": "en", "beams": beams, "max_new_tokens": most}
-    given = bench.assignment("translate", "marian-ddtp", Head.SEQ2SEQ_TEXT, **options)
-    backend = Seq2SeqBackend(given)
+    texts = repeat_texts(texts, bench.sizes.texts_to_translate)
+    max_new_tokens = bench.sizes.new_tokens
+    assignment = bench.assignment(
+        "translate",
+        "marian-ddtp",
+        Head.SEQ2SEQ_TEXT,
+        source_lang="fr",
+        target_lang="en",
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+    )
+    backend = Seq2SeqBackend(assignment)
     dtype = accelerator.dtype_for(bench.quality, bench.device)
-    model = AutoModelForSeq2SeqLM.from_pretrained(given.folder, dtype=dtype).eval().to(bench.device)
-    tokenizer = AutoTokenizer.from_pretrained(given.folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(assignment.folder, dtype=dtype).eval().to(bench.device)
+    tokenizer = AutoTokenizer.from_pretrained(assignment.folder)
 
-    def directly(batch: int) -> float:
-        return len(_generated(model, tokenizer, texts, batch, num_beams=beams, max_new_tokens=most))
+    def run_library(batch_size: int) -> float:
+        return _generate(model, tokenizer, texts, batch_size, num_beams=beams, max_new_tokens=max_new_tokens)
 
-    batch, rates = best_batch(bench, directly)
+    batch_size, rates = find_best_batch_size(bench, run_library)
     sides = {
-        OURS: bench.side(lambda: len(computed(backend, backend.encode(texts)))),
-        "transformers": bench.side(lambda: directly(batch)),
+        OURS: bench.make_side(lambda: len(compute_outputs(backend, backend.encode(texts)))),
+        "transformers": bench.make_side(lambda: run_library(batch_size)),
     }
-    found = interleave(f"translate, {beams} beams", "texts", sides, pairs=bench.sizes.pairs)
+    comparison = interleave(f"translate, {beams} beams", "texts", sides, pairs=bench.sizes.pairs)
     backend.close()
-    _note(report, found, "transformers", {"batch": batch, "rates": rates}, {})
+    _add_to_report(report, comparison, "transformers", {"batch": batch_size, "rates": rates}, {})
 
 
-def generation(bench: Bench, report: Report, size: Size) -> None:
-    """Compare greedy outputs in float32, and measure the tokens written beside transformers' static batches."""
+def measure_generation(bench: Bench, report: Report, size: Size) -> None:
+    """Measure the tokens generated, beside transformers' static batches. Prove greedy outputs of the first model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    texts = [text[:300] for text in texts_for(bench)[: bench.sizes.written]]
+    texts = [text[:300] for text in repeat_texts(random_models.paragraphs(), bench.sizes.prompts)]
     folder = random_models.decoder(bench.folder / f"decoder-{size.name}", size, texts)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options: dict[str, Any] = {"prompt": "{text}", "max_new_tokens": bench.sizes.new_tokens}
     if size == bench.sizes.decoders[0]:
-        report.proofs.append(proof_of_writing(bench, folder, tokenizer, texts[:16], options))
+        report.proofs.append(prove_greedy_outputs(bench, folder, tokenizer, texts[:16], options))
     dtype = accelerator.dtype_for(bench.quality, bench.device)
     backend = CausalBackend(bench.assignment("generate", folder, Head.CAUSAL_TEXT, **options))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(bench.device)
 
-    def directly(batch: int) -> float:
-        return _generated(model, tokenizer, texts, batch, **greedy(bench)).count(True) * bench.sizes.new_tokens
+    def run_library(batch_size: int) -> float:
+        n_texts = _generate(model, tokenizer, texts, batch_size, **make_greedy_options(bench))
+        return n_texts * bench.sizes.new_tokens
 
-    def ours() -> float:
-        outputs = computed(backend, backend.encode(texts))
-        return sum(one.tokens for one in outputs if isinstance(one, Generated))
+    def run_docmill() -> float:
+        outputs = compute_outputs(backend, backend.encode(texts))
+        return sum(output.tokens for output in outputs if isinstance(output, Generated))
 
-    batch, rates = best_batch(bench, directly)
-    sides = {OURS: bench.side(ours), "transformers": bench.side(lambda: directly(batch))}
-    found = interleave(f"generate, {size.name}", "tokens", sides, pairs=bench.sizes.pairs)
+    batch_size, rates = find_best_batch_size(bench, run_library)
+    sides = {OURS: bench.make_side(run_docmill), "transformers": bench.make_side(lambda: run_library(batch_size))}
+    comparison = interleave(f"generate, {size.name}", "tokens", sides, pairs=bench.sizes.pairs)
     backend.close()
-    _note(report, found, "transformers", {"batch": batch, "rates": rates}, {})
+    _add_to_report(report, comparison, "transformers", {"batch": batch_size, "rates": rates}, {})
 
 
-def _generated(model: Any, tokenizer: Any, texts: Sequence[str], batch: int, **options: Any) -> list[bool]:
-    """Return an entry for each text that transformers has written for, in batches padded on the left."""
+def _generate(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int, **options: Any) -> int:
+    """Call transformers' `generate` in batches, and return the number of texts."""
     tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
-    done: list[bool] = []
-    for some in batches(texts, batch):
-        given = tokenizer(some, return_tensors="pt", padding=True, truncation=True).to(model.device)
-        given.pop("token_type_ids", None)
+    n_texts = 0
+    for batch in make_batches(texts, batch_size):
+        inputs = tokenizer(batch, return_tensors="pt", padding=True, truncation=True).to(model.device)
+        inputs.pop("token_type_ids", None)
         with torch.inference_mode():
-            outputs = model.generate(**given, **options)
+            outputs = model.generate(**inputs, **options)
         tokenizer.batch_decode(outputs, skip_special_tokens=True)
-        done += [True] * len(some)
-    return done
+        n_texts += len(batch)
+    return n_texts
 
 
-def _note(report: Report, found: Comparison, library: str, peer: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+def _add_to_report(
+    report: Report, comparison: Comparison, library: str, batches: Mapping[str, Any], usage: Mapping[str, Any]
+) -> None:
+    """Add a comparison, the library's batch sizes, and docmill's use of the device to the report."""
     report.measured.append(
         {
-            "what": found.question,
-            "unit": f"{found.unit}/s",
-            "medians": {side: round(found.median(side), 1) for side in found.sides},
-            "ratio": round(found.ratio(OURS, library), 2),
-            "ratios": [round(ratio, 2) for ratio in found.ratios(OURS, library)],
-            "peak_mib": {side: runs[-1].more.get("peak_mib") for side, runs in found.sides.items()},
-            "library": {"name": library, **peer},
-            **more,
+            "what": comparison.question,
+            "unit": f"{comparison.unit}/s",
+            "medians": {side: round(comparison.median(side), 1) for side in comparison.sides},
+            "ratio": round(comparison.ratio(OURS, library), 2),
+            "ratios": [round(ratio, 2) for ratio in comparison.ratios(OURS, library)],
+            "peak_mib": {side: runs[-1].more.get("peak_mib") for side, runs in comparison.sides.items()},
+            "library": {"name": library, **batches},
+            **usage,
         }
     )

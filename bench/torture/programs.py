@@ -1,4 +1,4 @@
-"""Programs of the torture table: started as their users start them, watched, and killed with or without children."""
+"""Start the torture table's programs as their users do, watch them, and kill them with or without their children."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from uuid import uuid4
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent.parent / "build" / "torture" / "envs"
 COUNTING = HERE / "counting"
-LOOK_S = 0.002
-STALLED_S = 120.0  # a program that computes nothing for so long hangs
-LONGEST_S = 180.0  # and so does one that takes longer, on a machine with nothing else to do,
-SLOWEST = 8.0  # plus a second for so many texts
-LINGER_S = 10.0  # how long children may outlive a killed parent before we end them
+POLL_S = 0.002
+# A program hangs if it computes nothing for this long.
+STALLED_S = 120.0
+# It also hangs if it takes longer than this, plus the time for its texts at the slowest rate.
+LONGEST_S = 180.0
+SLOWEST_TEXTS_PER_S = 8.0
+LINGER_S = 10.0  # how long children may outlive a killed parent before we kill them
 QUIET = {  # no telemetry, no hub
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -39,16 +41,16 @@ QUIET = {  # no telemetry, no hub
 class Peer:
     """A tool and its user's program.
 
-    ``state`` are variables that keep the tool's own files in the work folder, and ``requirements`` what its
-    environment has. Without any it runs in that of the bench.
+    ``requirements`` names the file with the packages of the tool's environment. Without one, the program runs in the
+    benchmark's environment. ``state`` has environment variables that keep the tool's own files in the work folder.
     """
 
-    name: str  # short: the table has a column for each
+    name: str  # short: it heads a column of the table
     program: str
     requirements: str = ""
-    library: str = "sentence_transformers"  # what holds the model
+    library: str = "sentence_transformers"  # the package that computes the model
     state: Mapping[str, str] = field(default_factory=dict)
-    cannot: Mapping[str, str] = field(default_factory=dict)  # rows that it does not offer, and why
+    cannot: Mapping[str, str] = field(default_factory=dict)  # the rows that the tool does not offer, and why
 
     @property
     def path(self) -> Path:
@@ -56,41 +58,43 @@ class Peer:
 
     @property
     def key(self) -> str:
-        """Its name on the command line."""
+        """The tool's name on the command line."""
         return self.path.stem.removeprefix("with_")
 
     @property
     def lines(self) -> int:
-        """The lines of the user's code without blank lines, comments and the docstring."""
+        """The number of lines of the user's code, without blank lines, comments and the docstring."""
         code = self.path.read_text()
         if code.startswith('"""'):
             code = code.split('"""', 2)[2]
         return sum(1 for line in code.splitlines() if line.strip() and not line.strip().startswith("#"))
 
+    @property
     def python(self) -> Path:
-        """Return the Python of its environment."""
+        """The Python of the tool's environment."""
         return ENVIRONMENTS / self.requirements / "bin" / "python" if self.requirements else Path(sys.executable)
 
-    def listed(self) -> Path:
+    @property
+    def requirements_path(self) -> Path:
         return HERE / "requirements" / f"{self.requirements}.txt"
 
-    def pins(self) -> str:
-        """Return what its environment has."""
+    def read_versions(self) -> str:
+        """Return the packages of the tool's environment with their versions."""
         if not self.requirements:
             return "the environment of the bench"
-        listed = self.listed()
-        lines = listed.read_text().replace("-r common.txt", (listed.parent / "common.txt").read_text()).splitlines()
+        path = self.requirements_path
+        lines = path.read_text().replace("-r common.txt", (path.parent / "common.txt").read_text()).splitlines()
         return ", ".join(line for line in lines if line and not line.startswith("#"))
 
 
 class Program:
-    """One start of a peer's program in a work folder, and all processes that come of it."""
+    """A run of a peer's program in a work folder, with all processes that it starts."""
 
     def __init__(
         self, peer: Peer, folder: Path, log: Path, arguments: tuple[str, ...], texts: int, poison: str = ""
     ) -> None:
-        self.mark = f"TORTURE_RUN={uuid4().hex}"
-        python = peer.python()
+        self._mark = f"TORTURE_RUN={uuid4().hex}"
+        python = peer.python
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("DOCMILL_", "PYTHON"))},
             **QUIET,
@@ -100,85 +104,88 @@ class Program:
             "TORTURE_LOG": str(log),
             "TORTURE_MODEL_OF": peer.library,
             "TORTURE_POISON": poison,
-            "TORTURE_RUN": self.mark.partition("=")[2],
+            "TORTURE_RUN": self._mark.partition("=")[2],
         }
-        start = ["sh"] if peer.path.suffix == ".sh" else [str(python)]
+        interpreter = ["sh"] if peer.path.suffix == ".sh" else [str(python)]
         self.began = time.monotonic()
-        self.last = self.began + LONGEST_S + texts / SLOWEST
+        self.deadline = self.began + LONGEST_S + texts / SLOWEST_TEXTS_PER_S
         self.seconds: float | None = None
         self.hung = False
-        self.left = False  # processes outlived it, and we ended them
+        self.left_processes = False  # processes outlived the program, and we killed them
         self._log = log
-        with (log.parent / "said.log").open("ab") as said:
+        with (log.parent / "program.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [*start, str(peer.path), *arguments],
+                [*interpreter, str(peer.path), *arguments],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         atexit.register(self.kill_all)
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         if self._process.poll() is None:
             return False
         self.seconds = self.seconds or time.monotonic() - self.began
         return True
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until the program ends or something holds. Returns False when the program ended first.
+        """Wait until the program ends or ``until`` returns true. Return False if the program ended first.
 
-        A program that hangs is killed.
+        Kill a program that hangs.
         """
-        moved, size = time.monotonic(), -1
-        while not self.ended():
+        progress_at, log_bytes = time.monotonic(), -1
+        while not self.has_ended():
             if until():
                 return True
-            now = self._log.stat().st_size if self._log.exists() else 0
-            if now != size:
-                moved, size = time.monotonic(), now
-            if time.monotonic() > min(moved + STALLED_S, self.last):
+            now_bytes = self._log.stat().st_size if self._log.exists() else 0
+            if now_bytes != log_bytes:
+                progress_at, log_bytes = time.monotonic(), now_bytes
+            if time.monotonic() > min(progress_at + STALLED_S, self.deadline):
                 self.hung = True
                 self.kill_all()
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         return False
 
     def finish(self) -> int:
-        """Wait for its end and that of its children. Returns the exit code, negative for a signal."""
+        """Wait until the program and its children end. Return the exit code, negative for a signal."""
         self.wait()
         self._end_children()
         return self._process.returncode
 
     def kill(self) -> int:
-        """Kill the process that the user started. Its children have some seconds to end by themselves."""
+        """Kill the process that the user started. Its children get some seconds to end by themselves.
+
+        Return the exit code.
+        """
         self._process.kill()
         return self.finish()
 
     def kill_all(self) -> int:
-        """Kill all its processes in one moment, or nearly."""
-        for _ in range(3):  # a child may be starting another
-            for pid in self.processes():
+        """Kill all processes of the program at nearly the same moment. Return the exit code."""
+        for _ in range(3):  # a child may just start another
+            for pid in self._list_processes():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        self.ended()
+        self.has_ended()
         return self._process.returncode
 
-    def processes(self) -> list[int]:
-        """All living processes that have its mark in their environment: also those with another parent by now."""
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_mine(entry)]
+    def _list_processes(self) -> list[int]:
+        """Return the ids of all living processes of the program, which have its mark in their environment."""
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._owns(entry)]
 
-    def _is_mine(self, process: Path) -> bool:
+    def _owns(self, process: Path) -> bool:
         try:
-            return self.mark.encode() in (process / "environ").read_bytes()
+            return self._mark.encode() in (process / "environ").read_bytes()
         except OSError:
             return False
 
     def _end_children(self) -> None:
         deadline = time.monotonic() + LINGER_S
-        while self.processes() and time.monotonic() < deadline:
+        while self._list_processes() and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.left = bool(self.processes())
+        self.left_processes = bool(self._list_processes())
         self.kill_all()

@@ -1,4 +1,4 @@
-"""The rows of the torture table: what happens to a job, and what is there in the end."""
+"""The rows of the torture table: each makes a mishap happen to a job and counts the result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.torture.outputs import CUT, ID_OF_POISON, POISON, Texts, score, write_corpus
+from bench.torture.outputs import MALFORMED_LINE, POISON, POISON_ID, Texts, score, write_corpus
 from bench.torture.programs import Peer, Program
 
 SOURCE = "corpus"  # a folder of files of JSON lines
 AGAIN, ROOM, END, BY_HAND = "same command again", "make room", "end what was left running", "repair by hand"
-FULL_S = 12.0  # a program that does not end on a full disk waits for room
-FULL_BYTES = 256 * 1024
+FULL_S = 12.0  # a program that runs this long on a full disk waits for room
+FULL_BYTES = 256 * 1024  # a disk with less room than this is full
 LARGE = "4g"
+LOG_LINE_BYTES = 21
 MISSED, HUNG = "ended before it was killed", "hung"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One cell of the table, of all commands that it took together. Without counts it is the note."""
+    """One cell of the table: the counts after all commands of the row, or only a note."""
 
     lost: int | None
     doubled: int | None
@@ -37,7 +38,7 @@ class Result:
     note: str = ""
 
     @classmethod
-    def missing(cls, note: str) -> Result:
+    def without_counts(cls, note: str) -> Result:
         return cls(None, None, None, None, [], [], note)
 
 
@@ -56,8 +57,8 @@ class Site:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def put(self, corpus: Mapping[str, str], inserted: str = "") -> None:
-        """Write the corpus. A new measurement begins."""
+    def begin(self, corpus: Mapping[str, str], inserted: str = "") -> None:
+        """Begin a new measurement: write the corpus, with ``inserted`` as a line in the middle."""
         self.corpus, self.codes, self.actions, self.notes, self.seconds = corpus, [], [], [], 0.0
         self.log.unlink(missing_ok=True)
         write_corpus(self.folder / SOURCE, corpus, inserted=inserted)
@@ -66,54 +67,54 @@ class Site:
         arguments = (SOURCE, str(self.texts.model), self.dtype)
         return Program(self.peer, self.folder, self.log, arguments, len(self.corpus), poison)
 
-    def ended(self, program: Program, code: int) -> None:
+    def record(self, program: Program, code: int) -> None:
+        """Record the end of a program."""
         self.codes.append(code)
         if program.hung:
             self.notes.append(HUNG)
-        if program.left:
+        if program.left_processes:
             self.actions.append(END)
         self.seconds += program.seconds or 0.0
 
     def run(self, *, poison: str = "") -> None:
         program = self.start(poison=poison)
-        self.ended(program, program.finish())
+        self.record(program, program.finish())
 
-    def computed(self) -> Counter[str]:
-        """Return the number of times that each text of the corpus was computed."""
+    def count_computed(self) -> Counter[str]:
+        """Return the number of times that each text was computed."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return Counter(self.texts.keys[key] for key in lines if key in self.texts.keys)
+        return Counter(self.texts.text_by_key[key] for key in lines if key in self.texts.text_by_key)
 
-    def computed_half(self) -> Callable[[], bool]:
-        """Return a question: were half of the corpus's texts computed?"""
-        line, half = 21, len(self.corpus) // 2
+    def is_half_computed(self) -> bool:
+        """Return True once half as many texts are computed as the corpus has."""
+        half = len(self.corpus) // 2
+        # Reading the log takes time, so check its size first. The log also has the texts of a library's own trials.
+        is_large = self.log.exists() and self.log.stat().st_size >= half * LOG_LINE_BYTES
+        return is_large and self.count_computed().total() >= half
 
-        def question() -> bool:
-            # Only a log of enough bytes is worth to be read: a library's own trials are in it, too.
-            big = self.log.exists() and self.log.stat().st_size >= half * line
-            return big and self.computed().total() >= half
+    def measure_output_bytes(self) -> int:
+        """Return the size of the output, including temporary files that become output."""
+        paths = [*self.folder.glob("out*"), *self.folder.glob(".out*"), *self.folder.glob("out/**/*")]
+        return sum(_measure_bytes(path) for path in paths)
 
-        return question
+    def finish(self, needed: int, *, poison: str = "") -> Result:
+        """Give the same command again if a document is lost. Return the counts after that.
 
-    def out_bytes(self) -> int:
-        """The size of what is, or becomes, the output."""
-        found = [*self.folder.glob("out*"), *self.folder.glob(".out*"), *self.folder.glob("out/**/*")]
-        return sum(_size(path) for path in found)
-
-    def result(self, needed: int, *, poison: str = "") -> Result:
-        """Give the same command again where anything is missing, and count what is there then."""
-        found = score(self.folder, self.corpus, self.texts.vectors)
-        if found.lost and AGAIN not in self.actions and HUNG not in self.notes:
+        ``needed`` is the number of texts that had to be computed.
+        """
+        output = score(self.folder, self.corpus, self.texts.vectors)
+        if output.lost and AGAIN not in self.actions and HUNG not in self.notes:
             self.actions.append(AGAIN)
             self.run(poison=poison)
-            found = score(self.folder, self.corpus, self.texts.vectors)
-        if found.lost or found.doubled:
+            output = score(self.folder, self.corpus, self.texts.vectors)
+        if output.lost or output.doubled:
             self.actions.append(BY_HAND)
-        counts = self.computed()
-        counts.pop(POISON, None)
+        computed = self.count_computed()
+        computed.pop(POISON, None)
         return Result(
-            found.lost,
-            found.doubled,
-            max(counts.total() - needed, 0),
+            output.lost,
+            output.doubled,
+            max(computed.total() - needed, 0),
             round(self.seconds, 1),
             list(self.codes),
             list(self.actions),
@@ -121,7 +122,7 @@ class Site:
         )
 
 
-def _size(path: Path) -> int:
+def _measure_bytes(path: Path) -> int:
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:  # renamed meanwhile
@@ -129,107 +130,113 @@ def _size(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Extent:
-    """The bytes that a run leaves in its output, and in its whole work folder."""
+class RunBytes:
+    """The bytes that a run leaves in its output and in its whole work folder."""
 
-    out: int
-    all: int
+    output: int
+    folder: int
 
 
 FIRST_THREE = ("first run", "again, unchanged", "1 % of texts changed")
 EQUAL = "10 % equal texts"
 
 
-def first_three(site: Site) -> Iterator[tuple[str, Result]]:
-    """A first run, the same again, and the same with a hundredth of other texts."""
+def run_three_times(site: Site) -> Iterator[tuple[str, Result]]:
+    """Run a program, run it again, and run it with a hundredth of the texts changed."""
     texts = site.texts
-    steps = [(texts.corpus(), len(texts.texts)), (texts.corpus(), 0), (texts.changed(), len(texts.others))]
-    for row, (corpus, needed) in zip(FIRST_THREE, steps, strict=True):
-        site.put(corpus)
+    runs = [
+        (texts.make_corpus(), len(texts.texts)),
+        (texts.make_corpus(), 0),
+        (texts.make_changed_corpus(), len(texts.replacements)),
+    ]
+    for row, (corpus, needed) in zip(FIRST_THREE, runs, strict=True):
+        site.begin(corpus)
         site.run()
-        yield row, site.result(needed)
+        yield row, site.finish(needed)
 
 
-def equal_texts(site: Site) -> tuple[Result, Extent]:
-    """A tenth of the documents have a text that another has. The run says how much a run writes."""
-    site.put(site.texts.repeating())
+def repeat_texts(site: Site) -> tuple[Result, RunBytes]:
+    """Give a tenth of the documents the text of another. Return also the bytes that the run wrote."""
+    site.begin(site.texts.make_repeating_corpus())
     site.run()
-    used = sum(path.lstat().st_blocks * 512 for path in site.folder.rglob("*"))
-    return site.result(len(set(site.corpus.values()))), Extent(site.out_bytes(), used)
+    folder_bytes = sum(path.lstat().st_blocks * 512 for path in site.folder.rglob("*"))
+    return site.finish(len(set(site.corpus.values()))), RunBytes(site.measure_output_bytes(), folder_bytes)
 
 
-def killed_at_half(site: Site, _extent: Extent) -> Result:
-    site.put(site.texts.corpus())
+def kill_at_half(site: Site, _run_bytes: RunBytes) -> Result:
+    """Kill the user's process when half of the texts are computed."""
+    site.begin(site.texts.make_corpus())
     program = site.start()
-    if not program.wait(site.computed_half()):
+    if not program.wait(site.is_half_computed):
         site.notes.append(MISSED)
-    site.ended(program, program.kill())
-    return site.result(len(site.corpus))
+    site.record(program, program.kill())
+    return site.finish(len(site.corpus))
 
 
-def poisoned(site: Site, _extent: Extent) -> Result:
-    """One document kills the process that computes it, each time."""
-    [key] = [key for key, text in site.texts.keys.items() if text == POISON]
-    site.put(site.texts.corpus(), json.dumps({"id": ID_OF_POISON, "text": POISON}) + "\n")
+def add_deadly_document(site: Site, _run_bytes: RunBytes) -> Result:
+    """Add a document that kills the process that computes it, each time."""
+    [key] = [key for key, text in site.texts.text_by_key.items() if text == POISON]
+    site.begin(site.texts.make_corpus(), json.dumps({"id": POISON_ID, "text": POISON}) + "\n")
     site.run(poison=key)
-    return site.result(len(site.corpus), poison=key)
+    return site.finish(len(site.corpus), poison=key)
 
 
-def malformed(site: Site, _extent: Extent) -> Result:
-    """One line of the corpus is not JSON."""
-    site.put(site.texts.corpus(), CUT)
+def add_malformed_record(site: Site, _run_bytes: RunBytes) -> Result:
+    """Add a line to the corpus that is not JSON."""
+    site.begin(site.texts.make_corpus(), MALFORMED_LINE)
     site.run()
-    return site.result(len(site.corpus))
+    return site.finish(len(site.corpus))
 
 
-def power_cut(site: Site, extent: Extent) -> Result:
-    """Kill everything when the output has half of the bytes that it has in the end."""
-    site.put(site.texts.corpus())
+def kill_while_writing(site: Site, run_bytes: RunBytes) -> Result:
+    """Kill all processes when the output has half of its final size."""
+    site.begin(site.texts.make_corpus())
     program = site.start()
-    if not program.wait(lambda: site.out_bytes() >= extent.out // 2):
+    if not program.wait(lambda: site.measure_output_bytes() >= run_bytes.output // 2):
         site.notes.append(MISSED)
-    site.ended(program, program.kill_all())
-    return site.result(len(site.corpus))
+    site.record(program, program.kill_all())
+    return site.finish(len(site.corpus))
 
 
-def disk_full(site: Site, extent: Extent) -> Result:
-    """Give the work folder half of the room that its output needs, and room when the program has ended or waits."""
+def fill_disk(site: Site, run_bytes: RunBytes) -> Result:
+    """Give the work folder room for half of the output. Make more room when the program has ended or waits."""
     if os.geteuid() != 0:
-        return Result.missing("not measured: only root mounts a small file system")
-    with _small_disk(site.folder, extent.all - extent.out // 2) as make_room:
-        site.put(site.texts.corpus())
+        return Result.without_counts("not measured: only root mounts a small file system")
+    with _small_disk(site.folder, run_bytes.folder - run_bytes.output // 2) as make_room:
+        site.begin(site.texts.make_corpus())
         program = site.start()
-        if program.wait(_full_for(site.folder, FULL_S)):
+        if program.wait(_make_full_check(site.folder, FULL_S)):
             site.notes.append("waited for room")
         site.actions.append(ROOM)
         make_room()
-        site.ended(program, program.finish())
-        return site.result(len(site.corpus))
+        site.record(program, program.finish())
+        return site.finish(len(site.corpus))
 
 
-def two_at_once(site: Site, _extent: Extent) -> Result:
-    site.put(site.texts.corpus())
+def run_two_at_once(site: Site, _run_bytes: RunBytes) -> Result:
+    """Start the program twice at the same moment."""
+    site.begin(site.texts.make_corpus())
     programs = [site.start(), site.start()]
     for program in programs:
-        site.ended(program, program.finish())
+        site.record(program, program.finish())
     site.seconds = max(program.seconds or 0.0 for program in programs)
-    return site.result(len(site.corpus))
+    return site.finish(len(site.corpus))
 
 
-OTHERS: dict[str, Callable[[Site, Extent], Result]] = {
-    "kill -9 at half": killed_at_half,
-    "a deadly document": poisoned,
-    "a malformed record": malformed,
-    "killed while writing": power_cut,
-    "disk full": disk_full,
-    "two runs at once": two_at_once,
+OTHERS: dict[str, Callable[[Site, RunBytes], Result]] = {
+    "kill -9 at half": kill_at_half,
+    "a deadly document": add_deadly_document,
+    "a malformed record": add_malformed_record,
+    "killed while writing": kill_while_writing,
+    "disk full": fill_disk,
+    "two runs at once": run_two_at_once,
 }
 ROWS = (*FIRST_THREE, EQUAL, *OTHERS)
 
 
 @contextmanager
 def _small_disk(folder: Path, size: int) -> Iterator[Callable[[], object]]:
-    """Mount a file system of so many bytes. Yields what makes it large."""
+    """Mount a file system of ``size`` bytes on the folder. Yield a function that makes it large."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
         yield lambda: subprocess.run(["mount", "-o", f"remount,size={LARGE}", folder], check=True)
@@ -237,12 +244,13 @@ def _small_disk(folder: Path, size: int) -> Iterator[Callable[[], object]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def _full_for(folder: Path, seconds: float) -> Callable[[], bool]:
-    since: list[float] = []
+def _make_full_check(folder: Path, seconds: float) -> Callable[[], bool]:
+    """Return a function that returns True once the disk became full more than ``seconds`` ago."""
+    full_since: list[float] = []
 
-    def question() -> bool:
-        if shutil.disk_usage(folder).free < FULL_BYTES and not since:
-            since.append(time.monotonic())
-        return bool(since) and time.monotonic() > since[0] + seconds
+    def was_full_long_ago() -> bool:
+        if shutil.disk_usage(folder).free < FULL_BYTES and not full_since:
+            full_since.append(time.monotonic())
+        return bool(full_since) and time.monotonic() > full_since[0] + seconds
 
-    return question
+    return was_full_long_ago

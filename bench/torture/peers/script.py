@@ -1,4 +1,4 @@
-"""A plain script with sentence-transformers: read all, embed all, write all.
+"""A plain script with sentence-transformers. It reads all records, embeds them and writes all vectors.
 
 https://sbert.net/docs/sentence_transformer/usage/efficiency.html (bfloat16 where the processor has it)
 """

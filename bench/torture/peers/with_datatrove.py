@@ -1,4 +1,4 @@
-"""datatrove: a step that embeds, a task for each file, and completed tasks that are skipped.
+"""datatrove with a step that embeds and a task for each file. A second run skips completed tasks.
 
 https://github.com/huggingface/datatrove#localpipelineexecutor
 https://github.com/huggingface/datatrove#custom-blocks
@@ -35,13 +35,13 @@ class Embed(PipelineStep):
             yield document
 
 
-def row(_writer, document):
+def make_row(_writer, document):
     return {"id": document.id, "vector": document.metadata["vector"]}
 
 
 if __name__ == "__main__":
     LocalPipelineExecutor(
-        [JsonlReader(source), Embed(), JsonlWriter("out", compression=None, adapter=row)],
+        [JsonlReader(source), Embed(), JsonlWriter("out", compression=None, adapter=make_row)],
         tasks=FILES,
         workers=1,  # torch uses all cores
         logging_dir="logs",

@@ -1,4 +1,4 @@
-"""Pixeltable with a computed column, whose errors are kept in their cells.
+"""Pixeltable with a computed column. An error is stored in its cell.
 
 https://docs.pixeltable.com/tutorials/computed-columns
 https://docs.pixeltable.com/sdk/latest/table (insert, batch_update, on_error)

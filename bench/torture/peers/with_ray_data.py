@@ -1,4 +1,4 @@
-"""Ray Data with checkpoints, and with errors in blocks that do not end the job.
+"""Ray Data with checkpoints. An error in a block does not end the job.
 
 https://docs.ray.io/en/latest/data/batch_inference.html
 https://docs.ray.io/en/latest/data/api/doc/ray.data.checkpoint.interfaces.CheckpointConfig.html
@@ -14,7 +14,7 @@ from ray.data.checkpoint import CheckpointConfig
 from sentence_transformers import SentenceTransformer
 
 source, model, dtype = sys.argv[1:]
-# Two for the model, one for the filter that skips what the checkpoint has, and one to read and write.
+# Two CPUs for the model, one for the filter that skips documents of the checkpoint, and one to read and write.
 ray.init(num_cpus=4)
 
 
@@ -28,7 +28,7 @@ class Embed:
 
 
 context = ray.data.DataContext.get_current()
-# Kept after a success, so that the same command may be given again.
+# The checkpoint stays after a success, so that the same command can be given again.
 context.checkpoint_config = CheckpointConfig(
     id_column="id", checkpoint_path=f"file://{Path('checkpoint').resolve()}", delete_checkpoint_on_success=False
 )

@@ -1,4 +1,4 @@
-"""vLLM's runner of batch files, with the embeddings endpoint, on a processor.
+"""vLLM's runner of batch files with the embeddings endpoint, on a CPU.
 
 https://docs.vllm.ai/en/stable/examples/offline_inference/openai_batch/
 https://docs.vllm.ai/en/stable/getting_started/installation/cpu/
