@@ -15,19 +15,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer
-
-from bench import peers, translate
+from bench import converters
 from bench.fleet import fleet
 from bench.manpages import paragraphs
-from bench.pairs import RESULTS, described, machine, peak_mb
-from docmill.tasks.backends.accelerator import quiet
+from bench.memory_sides import CTRANSLATE2, EMBEDDING, OPENVINO, TRANSLATION
+from bench.pairs import RESULTS, described, machine
+from bench.translate import TOKENIZERS, convert_for_ctranslate2, make_base_model
+from docmill.tasks.backends.accelerator import dtype_for, quiet
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
@@ -36,48 +35,10 @@ FIRST, LATER = "docmill's first worker", "docmill's later workers"
 Peaks = dict[str, list[float]]
 
 
-
-def _with_sentence_transformers(model: Path, precision: str) -> peers.Embed:
-    import torch
-
-    return peers.sentence_transformers(model, getattr(torch, precision))
-
-
-def _with_openvino(model: Path, precision: str) -> peers.Embed:
-    return peers.openvino(model, precision, converted=model.parent / _OPENVINO)
-
-
-_OPENVINO = "openvino.xml"  # beside the model's folder
-EMBEDDING: Mapping[str, Callable[[Path], peers.Embed]] = {
-    "sentence-transformers, torch float32": partial(_with_sentence_transformers, precision="float32"),
-    "sentence-transformers, torch bfloat16": partial(_with_sentence_transformers, precision="bfloat16"),
-    "OpenVINO float32": partial(_with_openvino, precision="f32"),
-    "OpenVINO bfloat16": partial(_with_openvino, precision="bf16"),
-    "ONNX Runtime float32": lambda model: peers.onnx_runtime(model, model.parent, int8=False),
-}
-TRANSLATION = (translate.DIRECT_INT8, translate.PEER)
-
-
-def run_embedding(side: str, model: Path, count: int, work: Path) -> None:
-    """Embed `count` texts on a side, in this process."""
-    EMBEDDING[side](model, work)(paragraphs(count), 32)
-
-
-def run_translation(side: str, model: Path, count: int) -> None:
-    """Translate `count` texts on a side, in this process."""
-    texts = translate.Texts(paragraphs(count // translate.SIDES[side]))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    if side == translate.PEER:
-        translate.run_transformers(translate.load_seq2seq(model, "float32"), tokenizer, 1, texts, side)
-    else:  # the parent process has already converted the model in this folder
-        translator = translate.load_translator(model, "int8", model.parent)
-        translate.run_ctranslate2(translator, tokenizer, 1, 32, texts, side)
-
-
-def measure_library(task: str, side: str, model: Path, count: int) -> float:
+def measure_library(side: str, model: Path, converted: Path, count: int) -> float:
     """Return the peak memory, in MB, of a process that runs one side."""
-    command = [sys.executable, "-m", "bench.memory", "--act", task, "--side", side, "--model", str(model)]
-    process = subprocess.run([*command, "--texts", str(count)], stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "bench.memory_sides", side, str(model), str(converted), str(count)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return float(process.stdout.split()[-1])
 
 
@@ -93,18 +54,8 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=2000, help="to embed")
     parser.add_argument("--translations", type=int, default=320)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--act", choices=["embed", "translate"], help=argparse.SUPPRESS)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, quiet():
-        if options.act:
-            if options.act == "embed":
-                run_embedding(options.side, options.model, options.texts, Path(name))
-            else:
-                run_translation(options.side, options.model, options.texts)
-            print(round(peak_mb(), 1))
-            return
         measure(Path(name), options.texts, options.translations, options.runs)
 
 
@@ -113,12 +64,14 @@ def measure(folder: Path, texts: int, translations: int, runs: int) -> None:
     folders = ModelFolders(None, folder)
     pinned = pinning.pin(MODEL, folders)
     minilm = pinning.locate(pinned, folders)
-    marian = translate.make_base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
-    translate.load_translator(marian, "int8", folder)
+    marian = make_base_model(folder / "marian-base", TOKENIZERS["translate"])
+    convert_models(minilm, marian, folder)
+    native = str(dtype_for("native", "cpu")).removeprefix("torch.")
+    embedding = [side for side in EMBEDDING if "float32" in side or native in side]
     peaks_by_question: dict[str, Peaks] = {}
     for question, task, model, count, libraries in (
-        (f"embedding {texts:,} texts with MiniLM", "embed", minilm, texts, tuple(EMBEDDING)),
-        (f"{translations:,} translations, Marian of base size", "translate", marian, translations, TRANSLATION),
+        (f"embedding {texts:,} texts with MiniLM", "embed", minilm, texts, embedding),
+        (f"{translations:,} translations, Marian of base size", "translate", marian, translations, [*TRANSLATION]),
     ):
         task_options: dict[str, Any] = {"beams": 1, "dtype": "int8"} if task == "translate" else {}
         model_name = MODEL if task == "embed" else str(model)
@@ -129,8 +82,17 @@ def measure(folder: Path, texts: int, translations: int, runs: int) -> None:
                 home = folder / f"{task}-{number}-{'first' if side == FIRST else 'later'}"
                 _add(peaks, side, measure_docmill(home, task, model_name, count, cache, **task_options))
             for side in libraries:
-                _add(peaks, side, measure_library(task, side, model, count))
+                _add(peaks, side, measure_library(side, model, folder, count))
     write(peaks_by_question)
+
+
+def convert_models(minilm: Path, marian: Path, folder: Path) -> None:
+    """Convert the models for the libraries that need it, into files in a folder."""
+    import openvino
+
+    openvino.save_model(converters.to_openvino(minilm), folder / OPENVINO, compress_to_fp16=False)
+    converters.to_onnx(minilm, folder / "model.onnx")
+    (folder / CTRANSLATE2).symlink_to(convert_for_ctranslate2(marian, folder))
 
 
 def _add(peaks: Peaks, side: str, megabytes: float) -> None:

@@ -22,10 +22,11 @@ import ctranslate2
 import torch
 from transformers import AutoTokenizer, MarianMTModel
 
+from bench.ctranslate2_peer import VOCABULARY
 from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from bench.translate import TOKENIZERS, VOCABULARY, convert_for_ctranslate2, make_base_model
+from bench.translate import TOKENIZERS, convert_for_ctranslate2, make_base_model
 from docmill.tasks.backends.accelerator import quiet
 
 # The numbers of segments with 0, 1, 2, … words, in the English side of newstest2014 en-de.

@@ -64,7 +64,7 @@ class Checkout:
             if process.returncode:
                 output.seek(0)
                 raise SystemExit(f"docmill {' '.join(arguments)} in {self.source}: {output.read()[-2000:].decode()}")
-        return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
+        return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
 
 
 def main() -> None:

@@ -42,7 +42,10 @@ from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 DAY_S = 86_400.0
 # Columns of numbers that are not times, and the due times, which `_run_pipeline` counts in nights.
-_UNMOVED_COLUMNS = frozenset({"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"})
+_UNMOVED_COLUMNS = frozenset(
+    {"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"}
+    | {"max_cost", "ended_cost", "spent"}
+)
 _SCHEDULE = {"cron": "0 3 * * *", "timezone": "UTC", "overlap": "queue"}
 COUNTED = ("job", "pipeline_run", "ingest", "rejection", "shard", "step_text", "document", "content", "outcome")
 
@@ -177,7 +180,7 @@ def compute_growth(year: Year, since: int) -> dict[str, float]:
     model and is left out.
     """
     nights = [night for night in sorted(year.sizes) if night >= since]
-    third = len(nights) // 3
+    third = max(1, len(nights) // 3)
 
     def count_most(some_nights: Sequence[int], table: str) -> int:
         return max(year.sizes[night][table] for night in some_nights)

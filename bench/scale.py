@@ -329,6 +329,13 @@ def _collect(database: Database, documents: int) -> int:
 # A hundred workers.
 
 
+def _read_multixacts(url: str, meter: Meter) -> int:
+    """Return the number of MultiXacts so far. PostgreSQL tells it after a checkpoint."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+    return int(meter.read_value(NEXT_MULTIXACT))
+
+
 def measure_shared_outputs(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     """Return the rate and the waits of processes that claim and commit shards of one spec with two distinct outputs.
 
@@ -339,7 +346,6 @@ def measure_shared_outputs(workers: int, seconds: float, folder: Path) -> dict[s
         steps = (StepRequest("first", Spec(LANE, "null", "sha256:3")), second)
         job = jobs.open_job(database, JobRequest("shared", "shared", steps))
         first_spec_id = job.steps[0].spec_id
-        meter.read_value("SELECT pg_stat_reset_slru(NULL) IS NULL")
         with psycopg.connect(url, autocommit=True) as connection:
             insert_texts = """INSERT INTO content (sha256, text, n_chars) SELECT sha256(convert_to(t, 'UTF8')), t, 40
               FROM (SELECT 'Text ' || d || ' of a shard' AS t FROM generate_series(1, 1000000) d) t"""
@@ -355,20 +361,18 @@ def measure_shared_outputs(workers: int, seconds: float, folder: Path) -> dict[s
             )
             connection.execute("UPDATE job SET state = 'cancelled' WHERE id < 3")
             connection.execute("VACUUM ANALYZE")
-            connection.execute("CHECKPOINT")
-            first_multixact = meter.read_value(NEXT_MULTIXACT)
         waits: Counter[str] = Counter()
         with _running_workers(url, redis_url, workers) as committed:
             client = redis.Redis.from_url(redis_url)
             _dispatch_while(lambda: committed.value < 2 * workers, database, client, workers)
+            first_multixact = _read_multixacts(url, meter)
+            meter.read_value("SELECT pg_stat_reset_slru(NULL) IS NULL")
             first, began, first_server_s = committed.value, time.perf_counter(), meter.read_server_s()
             count_waits = partial(_count_waits, meter, waits)
             _dispatch_while(lambda: time.perf_counter() < began + seconds, database, client, workers, count_waits)
             n_shards, elapsed_s = committed.value - first, time.perf_counter() - began
             server_s = meter.read_server_s() - first_server_s
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("CHECKPOINT")
-        n_multixacts = meter.read_value(NEXT_MULTIXACT) - first_multixact
+        n_multixacts = _read_multixacts(url, meter) - first_multixact
         slru_lookups = {
             name: int(meter.read_value(f"SELECT blks_hit + blks_read FROM pg_stat_slru WHERE name = '{name}'"))
             for name in ("MultiXactMember", "MultiXactOffset")

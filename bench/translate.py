@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -21,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 
+from bench import ctranslate2_peer
+from bench.ctranslate2_peer import NEW_TOKENS, VOCABULARY
 from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
@@ -42,8 +42,6 @@ from docmill.tasks.specs.plan import build_spec
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
 TOKENIZERS = {"translate": SHIPPED / "marian-ddtp", "summarize": SHIPPED / "synopsis-ddtp"}
-VOCABULARY = 58_101
-NEW_TOKENS = 32
 LONGEST_CHARS = 1_000  # of a text to summarize, which keeps it below 512 tokens
 WAIT_S = 300.0
 BATCHES = (16, 24, 32, 48, 64, 96)
@@ -57,7 +55,7 @@ SIDES = {
     "transformers, batches of 32, bfloat16": 1,
     "our transformers backend, native": 1,
 }
-DOCMILL_INT8, DIRECT_INT8, DOCMILL_FP32, DIRECT_FP32, PEER, _, OURS = SIDES
+DOCMILL_INT8, DIRECT_INT8, DOCMILL_FP32, DIRECT_FP32, PEER, PEER_BF16, OURS = SIDES
 
 
 @dataclass
@@ -102,7 +100,7 @@ def main() -> None:
                 question = phrase_question(options.task, beams)
                 comparisons.append(interleave(question, "tokens", ordered, pairs=options.pairs))
                 busy_shares[f"beams={beams}"] = installation.busy_shares()
-            claims.append(list_claims(beams))
+            claims.append(list_claims(beams, comparisons[-1].best(PEER, PEER_BF16)))
             write(options.task, comparisons, claims, busy_shares_end_to_end=busy_shares)
 
 
@@ -124,13 +122,13 @@ def phrase_question(task: str, beams: int) -> str:
     return f"{task}, Marian of base size, {search}, {NEW_TOKENS} tokens a text"
 
 
-def list_claims(beams: int) -> list[Claim]:
-    """Return the ratios that we aim at."""
+def list_claims(beams: int, peer: str) -> list[Claim]:
+    """Return the ratios that we aim at. `peer` is transformers in its best precision."""
     return [
         Claim("end to end ÷ CTranslate2, int8", DOCMILL_INT8, DIRECT_INT8, 0.95),
         Claim("end to end ÷ CTranslate2, float32", DOCMILL_FP32, DIRECT_FP32, 0.95),
-        Claim("end to end int8 ÷ transformers", DOCMILL_INT8, PEER, 4.0 if beams == 1 else 2.5),
-        Claim("our transformers backend ÷ transformers", OURS, PEER, 1.5),
+        Claim(f"end to end int8 ÷ {peer}", DOCMILL_INT8, peer, 4.0 if beams == 1 else 2.5),
+        Claim(f"our transformers backend ÷ {peer}", OURS, peer, 1.5),
     ]
 
 
@@ -202,7 +200,7 @@ def direct_sides(
             side = f"transformers, batches of 32, {dtype}"
             sides[side] = partial(run_transformers, load_seq2seq(model, dtype), tokenizer, beams, texts, side)
     for dtype, side in (("int8", DIRECT_INT8), ("float32", DIRECT_FP32)):
-        translator = load_translator(model, dtype, folder)
+        translator = ctranslate2_peer.load_translator(convert_for_ctranslate2(model, folder), dtype)
         best = max(BATCHES, key=lambda size: run_ctranslate2(translator, tokenizer, beams, size, texts, side).rate)
         sys.stderr.write(f"{side}: batches of {best} are the fastest of {BATCHES}\n")
         sides[side] = partial(run_ctranslate2, translator, tokenizer, beams, best, texts, side)
@@ -222,15 +220,6 @@ def load_seq2seq(model: Path, dtype: str) -> Any:
     return AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
 
-def load_translator(model: Path, dtype: str, folder: Path) -> Any:
-    """Load the model with CTranslate2, with a thread for each core. `folder` caches the converted model."""
-    converted = str(convert_for_ctranslate2(model, folder))
-    cores = len(os.sched_getaffinity(0))
-    return ctranslate2.Translator(
-        converted, compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
-    )
-
-
 def convert_for_ctranslate2(model: Path, folder: Path) -> Path:
     """Convert a model for CTranslate2 as docmill does, and return the result's folder. `folder` caches it."""
     pinned = pinning.pin(str(model), ModelFolders(None, folder))
@@ -242,22 +231,7 @@ def run_ctranslate2(translator: Any, tokenizer: Any, beams: int, size: int, text
     """Translate with CTranslate2, which sorts the texts by length and makes batches of at most `size` texts."""
     sources = texts.take(side)
 
-    def work() -> float:
-        # The vocabulary of the converted model has token ids as its words.
-        ids_as_words = [list(map(str, ids)) for ids in tokenizer(sources)["input_ids"]]
-        results = translator.translate_batch(
-            ids_as_words,
-            max_batch_size=size,
-            beam_size=beams,
-            min_decoding_length=NEW_TOKENS,
-            max_decoding_length=NEW_TOKENS,
-            suppress_sequences=[[str(VOCABULARY - 1)]],
-        )
-        outputs = [[int(word) for word in result.hypotheses[0]] for result in results]
-        tokenizer.batch_decode(outputs, skip_special_tokens=True)
-        return float(sum(map(len, outputs)))
-
-    return timed(work)
+    return timed(lambda: ctranslate2_peer.translate(translator, tokenizer, beams, size, sources))
 
 
 def run_transformers(model: Any, tokenizer: Any, beams: int, texts: Texts, side: str) -> Run:

@@ -210,7 +210,7 @@ def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> JobI
     cancelled = docmill.enqueue("generate", "few.jsonl", "--prompt", "Say: {text}", "--model", "null")
     docmill("cancel", cancelled)
     moved_model = shutil.copytree(model, model.with_name("moved-model"))
-    refused = docmill.enqueue("few.jsonl", *translate[:-1], moved_model)
+    refused = docmill.enqueue("translate", "few.jsonl", *translate[:-1], moved_model)
     shutil.rmtree(moved_model)
     waiting = docmill.enqueue("classify", "few.jsonl", "--labels", "rain,sun", "--model", "null")
     working = docmill.enqueue("embed", "many.jsonl", "--model", "null@3000")

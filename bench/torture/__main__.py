@@ -90,9 +90,7 @@ class Table:
         equal, run_bytes = rows.repeat_texts(self.make_site(peer))
         yield rows.EQUAL, equal
         for row, measure in rows.OTHERS.items():
-            if row in peer.cannot:
-                yield row, Result.without_counts(peer.cannot[row])
-            elif row in row_names:
+            if row in row_names:
                 yield row, measure(self.make_site(peer), run_bytes)
 
     def make_site(self, peer: Peer) -> Site:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,6 @@ QUIET = {  # no telemetry, no hub
     "COCOINDEX_DISABLE_USAGE_TRACKING": "1",
     "DAFT_ANALYTICS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    "HAYSTACK_TELEMETRY_ENABLED": "0",
 }
 
 
@@ -50,7 +50,6 @@ class Peer:
     requirements: str = ""
     library: str = "sentence_transformers"  # the package that computes the model
     state: Mapping[str, str] = field(default_factory=dict)
-    cannot: Mapping[str, str] = field(default_factory=dict)  # the rows that the tool does not offer, and why
 
     @property
     def path(self) -> Path:
@@ -63,11 +62,13 @@ class Peer:
 
     @property
     def lines(self) -> int:
-        """The number of lines of the user's code, without blank lines, comments and the docstring."""
+        """The number of lines of the user's code, without blank lines, comments and docstrings."""
         code = self.path.read_text()
-        if code.startswith('"""'):
-            code = code.split('"""', 2)[2]
-        return sum(1 for line in code.splitlines() if line.strip() and not line.strip().startswith("#"))
+        lines = dict(enumerate(code.splitlines(), 1))
+        if self.path.suffix == ".py":
+            for number in _find_docstring_lines(ast.parse(code)):
+                del lines[number]
+        return sum(1 for line in lines.values() if line.strip() and not line.strip().startswith("#"))
 
     @property
     def python(self) -> Path:
@@ -84,7 +85,16 @@ class Peer:
             return "the environment of the bench"
         path = self.requirements_path
         lines = path.read_text().replace("-r common.txt", (path.parent / "common.txt").read_text()).splitlines()
-        return ", ".join(line for line in lines if line and not line.startswith("#"))
+        packages = (line.partition("#")[0].strip() for line in lines)
+        return ", ".join(filter(None, packages))
+
+
+def _find_docstring_lines(tree: ast.Module) -> Iterator[int]:
+    """Yield the numbers of the lines of all docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            yield from range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1)
 
 
 class Program:
