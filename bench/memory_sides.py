@@ -16,7 +16,7 @@ from bench.manpages import paragraphs
 from bench.pairs import peak_mb
 
 BATCH = 32
-OPENVINO, CTRANSLATE2 = "openvino.xml", "ctranslate2"  # names in the folder of converted models
+OPENVINO, CTRANSLATE2 = "openvino.xml", "ctranslate2-model"  # names in the folder of converted models
 
 
 def _embed_with_sentence_transformers(model: Path, _: Path, texts: Sequence[str], *, precision: str) -> None:
