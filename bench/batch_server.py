@@ -93,7 +93,7 @@ def read_memory_mb(pid: int, field: str) -> float:
     """Return the memory of a process: its present size in VmRSS, or its peak in VmHWM."""
     match = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match is not None
-    return int(match[1]) / 1_000
+    return int(match[1]) * 1024 / 1e6
 
 
 class Polling:
