@@ -89,7 +89,7 @@ def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else(
 def test_a_worker_that_may_keep_no_results_takes_no_orders_and_says_which_rights_it_lacks(worker: Fleet) -> None:
     broker = worker.broker()
     broker.require_rights(takes_orders=False)
-    with pytest.raises(BrokerUnreachable, match=r"lacks \+setex \+publish; docs/security.md"):
+    with pytest.raises(BrokerUnreachable, match=r"lacks \+pexpire \+setex \+publish; docs/security.md"):
         broker.require_rights(takes_orders=True)
     broker.close()
 

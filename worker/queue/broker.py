@@ -381,8 +381,10 @@ PROBES: tuple[tuple[Any, ...], ...] = (
     ("EXEC",),
 )
 
-# Commands that only a worker which takes orders needs: it keeps their results where Celery looks for them.
+# Commands that only a worker which takes orders needs: it renews their leases, and keeps their results where Celery
+# looks for them.
 ORDER_PROBES: tuple[tuple[Any, ...], ...] = (
+    ("PEXPIRE", _LOCK, 1000),
     ("SETEX", _RESULT, 1, ""),
     ("PUBLISH", _RESULT, ""),
 )
