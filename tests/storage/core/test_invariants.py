@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import func, inspect, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.invariants import check_invariants, invariants
@@ -153,3 +153,11 @@ def test_every_foreign_key_of_the_store_is_checked(database: Database) -> None:
     }
     assert "'outcome.output_id'" in names
     assert not [name for name in names if name not in query]
+
+
+def test_postgresql_plans_the_checks_without_nested_loops_and_later_queries_with_them(postgres: Database) -> None:
+    setting = select(func.current_setting("enable_nestloop"))
+    with postgres.read() as transaction:
+        assert not [rows for _, rows, _ in check_invariants(transaction) if rows]
+        assert transaction.scalar(setting) == "off"
+    assert postgres.value(setting) == "on"

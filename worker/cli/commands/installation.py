@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 from click.shell_completion import get_completion_class
 
-from docmill.storage.core.invariants import check_invariants, invariants
+from docmill.storage.core.invariants import PLANNING, check_invariants, invariants
 from docmill.storage.leases.diagnosis import UNHEALTHY_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
@@ -121,6 +121,8 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
     settings = load_settings()
     if as_sql:
         with closing(store_of(settings)) as database:
+            for setting in PLANNING[database.server]:
+                answer(f"SET {setting};")
             for each in invariants(database.server):
                 answer(f"-- {each.name}: {each.sentence}\n{each.query};\n")
         return OK
