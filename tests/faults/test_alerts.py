@@ -34,7 +34,7 @@ from tests.faults.test_models import TRANSLATE
 from tests.faults.test_unexpected_errors import close, reopen
 from tests.worker.harness import EXAMPLES, ROOT, Running, device_pids, kill_group, until
 
-pytestmark = [pytest.mark.alerts, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.alerts, pytest.mark.timeout(900)]
 
 RULES = ROOT / "deploy" / "prometheus" / "docmill.rules.yml"
 PATIENCE = "2s"  # in place of each `for`

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
 PACKAGES = ("features", "worker", "tasks", "storage")
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 Running = subprocess.Popen[bytes] | Fork
 # All tests of a session share conversions and measurements of models, which take seconds each.
 SHARED_BY = "DOCMILL_TEST_CACHE"

@@ -60,7 +60,7 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     assert job.wait(progress=False).state == "cancelled"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_run_offers_shards_of_its_job_again_after_a_queue_was_lost_although_others_work(
     mill: docmill.Mill, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
