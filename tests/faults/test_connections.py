@@ -47,19 +47,26 @@ def fleet(tmp_path: Path, small: PostgresCluster, redis_url: str) -> Iterator[Fl
 
 @contextmanager
 def full(fleet: Fleet) -> Iterator[None]:
-    """End the connections of an ordinary user, and hold all that such a user can have."""
+    """End the connections of an ordinary user, and hold all that such a user can have.
+
+    A connection that ends, or is being refused, takes a place for a moment. So several attempts in a row must fail.
+    """
     ours = fleet.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     theirs = fleet.environment["DOCMILL_DATABASE_URL"]
+    n_failed = 0
     with ExitStack() as stack:
 
         def is_full() -> bool:
+            nonlocal n_failed
             superuser.execute(f"{END} AND usename = 'docmill'")
             try:
                 stack.enter_context(psycopg.connect(theirs, application_name="the test", connect_timeout=5))
             except psycopg.OperationalError:
                 query = "SELECT FROM pg_stat_activity WHERE usename = 'docmill' AND application_name <> 'the test'"
-                return superuser.execute(query).fetchone() is None
-            return False
+                n_failed = n_failed + 1 if superuser.execute(query).fetchone() is None else 0
+            else:
+                n_failed = 0
+            return n_failed >= 5
 
         with psycopg.connect(ours, autocommit=True) as superuser:
             until(is_full, "there is no room")
