@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.lock import Lock
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
@@ -270,8 +271,11 @@ def test_only_an_order_whose_process_vanished_counts_as_a_death(
 
 
 def test_an_order_whose_lease_lapsed_while_redis_was_away_is_taken_back_unless_another_process_has_it(
-    redis_url: str,
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object) -> None:
+        raise redis.ConnectionError
+
     broker, other, stop = Broker(redis_url), Broker(redis_url), threading.Event()
     with broker.attempt("outage", 60.0, stop) as (_, renew):
         broker._redis.delete(f"{KEY_PREFIX}lease:outage")  # as it lapses
@@ -279,6 +283,9 @@ def test_an_order_whose_lease_lapsed_while_redis_was_away_is_taken_back_unless_a
         with pytest.raises(OrderBusy), other.attempt("outage", 60.0, stop):
             pass
         broker._redis.delete(f"{KEY_PREFIX}lease:outage")
+        with monkeypatch.context() as patch:  # it is away again
+            patch.setattr(Lock, "acquire", fail)
+            assert renew()
         with other.attempt("outage", 60.0, stop) as (_, renew_other):
             assert not renew()
             assert renew_other()

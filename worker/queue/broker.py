@@ -243,15 +243,13 @@ class Broker:
         )
 
         def renew() -> bool:
-            try:
-                lease.reacquire()
-            except LockNotOwnedError:  # it lapsed while Redis was away
-                if not lease.acquire():
-                    return False
-            except redis.RedisError:  # nobody else can take it from a Redis that is away
-                return True
-            if stop.is_set():
-                with suppress(redis.RedisError):
+            with suppress(redis.RedisError):  # nobody else can take it from a Redis that is away
+                try:
+                    lease.reacquire()
+                except LockNotOwnedError:  # it lapsed while Redis was away
+                    if not lease.acquire():
+                        return False
+                if stop.is_set():
                     self._redis.delete(attempts)
             return True
 
