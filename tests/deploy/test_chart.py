@@ -43,12 +43,8 @@ def environment(container: Manifest) -> dict[str, str]:
 
 
 @every_case
-def test_the_rendered_files_are_the_pinned_ones(case: str) -> None:
+def test_the_rendered_files_are_the_pinned_ones_and_helm_lints_the_chart_without_a_warning(case: str) -> None:
     assert cases()[case].text == chart.pinned(case), "python -m tests.deploy.chart pins them anew"
-
-
-@every_case
-def test_helm_lints_the_chart_without_a_warning(case: str) -> None:
     assert cases()[case].problems == ()
 
 

@@ -86,15 +86,9 @@ def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else(
     assert permitted == {name.lower().replace(" ", "|") for name, *_ in probes}
 
 
-def test_a_worker_that_may_keep_no_results_takes_no_orders_and_says_which_rights_it_lacks(worker: Fleet) -> None:
-    broker = worker.broker()
-    broker.require_rights(takes_orders=False)
-    with pytest.raises(BrokerUnreachable, match=r"lacks \+pexpire \+setex \+publish; docs/security.md"):
-        broker.require_rights(takes_orders=True)
-    broker.close()
-
-
 def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: RedisServer, worker: Fleet) -> None:
+    with pytest.raises(BrokerUnreachable, match=r"lacks \+pexpire \+setex \+publish; docs/security.md"):
+        worker.broker().require_rights(takes_orders=True)
     with keeper(protected) as client:
         for word in security.acl(WORKER):
             if word.startswith("+"):
@@ -107,7 +101,9 @@ def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: Redi
         assert "lacks +brpop +zadd; docs/security.md" in worker("worker", "--device", "cpu", code=3).stderr
 
 
-def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin: Fleet) -> None:
+def test_each_command_of_an_admins_user_is_needed_and_a_job_whose_hints_are_refused_is_stored(
+    protected: RedisServer, admin: Fleet
+) -> None:
     with keeper(protected) as client:
         for word in security.acl(ADMIN):
             if word.startswith("+"):
@@ -116,6 +112,10 @@ def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin:
                     hint(admin.broker())
                 client.execute_command("ACL", "SETUSER", ADMIN, word)
         hint(admin.broker())
+        client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
+    stderr = admin("enqueue", "translate", admin.corpus(numbered(3)), "--model", "null").stderr
+    assert "Dispatch deferred" in stderr
+    assert "has no permissions to run the 'lpush' command" in stderr
 
 
 def hint(broker: Broker) -> None:
@@ -127,16 +127,6 @@ def hint(broker: Broker) -> None:
         broker.publish("embed", [2], ahead=True)
     finally:
         broker.close()
-
-
-def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
-    protected: RedisServer, admin: Fleet
-) -> None:
-    with keeper(protected) as client:
-        client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
-    stderr = admin("enqueue", "translate", admin.corpus(numbered(3)), "--model", "null").stderr
-    assert "Dispatch deferred" in stderr
-    assert "has no permissions to run the 'lpush' command" in stderr
 
 
 @pytest.mark.parametrize("user", [WORKER, "nobody"])
