@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 
 from docmill.storage.core.database import Database
 from tests.faults.servers import PostgresCluster, RedisServer, Server, missing, open_folder
-from tests.kinds import KINDS, new_store
+from tests.kinds import new_store, open_store
 from tests.postgres import PostgresServer
 from tests.worker.harness import ONLY_FAST, Docmill, refuse_if_fast
 
@@ -216,14 +216,14 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
     """An open database at `sqlite_url`, for tests of SQLite only."""
-    with closing(Database(sqlite_url, pool_size=12, kinds=KINDS)) as database:
+    with open_store(sqlite_url, pool_size=12) as database:
         yield database
 
 
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[Database]:
     """An open database at `postgres_url`, for tests of PostgreSQL only."""
-    with closing(Database(postgres_url, pool_size=12, kinds=KINDS)) as database:
+    with open_store(postgres_url, pool_size=12) as database:
         yield database
 
 
@@ -238,7 +238,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An open database at `database_url`."""
-    with closing(Database(database_url, pool_size=12, kinds=KINDS)) as database:
+    with open_store(database_url, pool_size=12) as database:
         yield database
 
 
@@ -246,15 +246,13 @@ def database(database_url: str) -> Iterator[Database]:
 def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A store without the schema."""
     if request.param == "sqlite":
-        database = Database(f"sqlite:///{tmp_path / 'bare' / 'docmill.db'}", kinds=KINDS)
-        yield database
-        database.close()
+        with open_store(f"sqlite:///{tmp_path / 'bare' / 'docmill.db'}") as database:
+            yield database
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = server.create()
-    database = Database(server.url(name), kinds=KINDS)
-    yield database
-    database.close()
+    with open_store(server.url(name)) as database:
+        yield database
     server.drop(name)
 
 
