@@ -146,7 +146,7 @@ def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
             facts = broker.server_facts()
             before, theirs, after = time.time(), broker.clock(), time.time()
     except WorkerError as error:
-        yield Diagnosis("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
+        yield Diagnosis("redis", False, str(error), "start Redis, or correct DOCMILL_REDIS_URL")
         return
     yield eviction(str(broker), facts)
     # No result depends on persistence, so this check always passes.

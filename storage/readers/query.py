@@ -42,6 +42,7 @@ SQLITE = "sqlite"
 _HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
 _PARTS = re.compile(r"(?P<url>[^?]+(?:\?[\w.]+=[^?\s]*)?)\?(?![\w.]+=\S*$)(?P<query>.*\S.*)", re.DOTALL)
 _ROWS_AT_ONCE = 100  # each may be a long document
+_READS_ONLY = "only a query is read, such as a SELECT"
 _LEAST_LENGTH = 2**20  # SQLite's limit also covers the text of the query
 # All that a query needs of SQLite. Even a read-only connection could attach and create other files.
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -92,6 +93,8 @@ class QuerySource(RowSource):
                     yield row
         except exc.DBAPIError as error:
             if not planned:
+                if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
+                    raise SourceUnsupported(f"{self._shown}: {_READS_ONLY}") from error
                 raise SourceError(f"{self._shown}: {first_line(error.orig)}") from error
             # From here on the database's messages may contain text of a document.
             code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
@@ -108,7 +111,7 @@ class QuerySource(RowSource):
         how = {"no_parameters": True, "stream_results": True, "yield_per": _ROWS_AT_ONCE}
         with connection.execution_options(**how).exec_driver_sql(self._query) as result:
             if not result.returns_rows:
-                raise SourceUnsupported(f"{self._shown}: only a query is read, such as a SELECT")
+                raise SourceUnsupported(f"{self._shown}: {_READS_ONLY}")
             yield result
 
 

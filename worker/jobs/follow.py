@@ -151,7 +151,8 @@ def follow(
     shown_cause: Cause | None = None
     away_since: float | None = None
     blocked_since: float | None = None
-    with (listener or Listener()).bar(status.spec.kind, total=status.texts) as progress:
+    title = status.spec.kind if len(status.steps) == 1 else counted(len(status.steps), "step")
+    with (listener or Listener()).bar(title, total=status.texts) as progress:
         while True:
             try:
                 jobs.finish(database, job_id)

@@ -420,7 +420,7 @@ def _explain(error: BaseException, where: str) -> str:
             return f"cannot use Redis at {where}: {cause.strerror} (its socket, or a file that the URL names)"
         if isinstance(cause, ssl.SSLError):
             return f"cannot speak TLS with Redis at {where}: {cause.reason or type(cause).__name__}"
-    return f"cannot reach Redis at {where}: {type(error).__name__}; is it running?"
+    return f"cannot reach Redis at {where}: {type(error).__name__}; check that it runs"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

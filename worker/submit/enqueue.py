@@ -195,7 +195,7 @@ class QueueTopUp:
                 top_up(self.database, self.broker, self.lanes, only_job=self.only_job)
             self.deferred = NO_QUEUE if self.broker is None else None
         except BrokerUnreachable as error:
-            self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
+            self.deferred = f"{error}. The job is stored; a worker picks it up once Redis can be used."
         self._due = time.monotonic() + TOP_UP_EVERY_S
 
 

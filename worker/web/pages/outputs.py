@@ -38,7 +38,8 @@ _CURSOR = re.compile("([01])-([01])-([0-9]{1,18})")  # a `marked.Cursor` in an a
 def read_flagged(request: PageRequest) -> Values:
     """Return a page of outputs that carry flags, or one flag, of one step."""
     status = read_status(request.database, request.job)
-    step = _step(request, status)
+    counts = _count_flags(request.database, status)
+    step = _step(request, status, counts)
     flag = request.choice("flag", dict.fromkeys(FLAGS))
     after = _cursor(request, step)
     results, following = flagged_page(request.database, status.id, step.name, flag=flag, after=after, limit=ROWS)
@@ -49,7 +50,7 @@ def read_flagged(request: PageRequest) -> Values:
         "following": None if following is None else "-".join(map(str, following)),
         "step": step,
         "flag": flag,
-        "counts": _counts(request.database, status, step),
+        "counts": None if counts is None else counts[step.name],
         "flags": FLAGS,
         "meaning": meaning,
         "is_first": request.query.get("after") is None,
@@ -90,16 +91,19 @@ def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], check
     return parts | {"document": str(result["id"]), "remarks": remarks}
 
 
-def _step(request: PageRequest, status: JobStatus) -> StepStatus:
+def _step(request: PageRequest, status: JobStatus, counts: Mapping[str, Mapping[str, int]] | None) -> StepStatus:
+    """Return the step of the request; by default the last step whose outputs carry flags, or else the last one."""
     named = {step.name: step for step in status.steps}
-    return named[request.choice("step", named) or status.steps[-1].name]
+    flagged = [name for name in named if counts and counts[name]]
+    return named[request.choice("step", named) or (flagged or list(named))[-1]]
 
 
-def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str, int] | None:
-    """Return the numbers of results with each flag; None for a job that is too large to count them for a page."""
+def _count_flags(database: Database, status: JobStatus) -> dict[str, dict[str, int]] | None:
+    """Return each step's numbers of results with each flag; None for a job that is too large to count them for a
+    page."""
     if max(status.documents, status.records) > MOST_COUNTED:  # while the source is read, only records are counted
         return None
-    return order_flags(count_flags(database, status.id)[step.name].by_flag)
+    return {name: order_flags(step.by_flag) for name, step in count_flags(database, status.id).items()}
 
 
 def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:

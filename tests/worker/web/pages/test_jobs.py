@@ -12,8 +12,10 @@ from docmill.storage.ingest import ingest
 from docmill.storage.readers import Rejection
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import StepRequest
 from docmill.worker.web.pages.jobs import ROWS
 from tests.storage.builders import (
+    TRANSLATE,
     finish,
     make_chunk,
     numbered,
@@ -166,6 +168,15 @@ def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Dat
     page = browser.get(f"/jobs/{job}/flagged?flag=windowed").text
     assert re.findall(r"<bdi>([dw]\d)</bdi>", page) == ["w1"]
     assert "<mark>" not in page
+
+
+def test_the_flagged_outputs_are_those_of_the_last_step_that_has_some(browse: Browse, database: Database) -> None:
+    steps = (StepRequest("brief", SUMMARIZE), StepRequest("german", TRANSLATE, "brief"))
+    job = read(database, request(steps=steps), [("d", "D in 1914")])
+    finish(database, outcomes)
+    browser, address = browse(), f"/jobs/{job.id}/flagged"
+    assert "<bdi>d</bdi>" in browser.get(address).text
+    assert "No output of this step carries a flag." in browser.get(f"{address}?step=german").text
 
 
 def test_flags_to_choose_are_those_of_outputs(
