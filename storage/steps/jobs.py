@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +28,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Status
 from docmill.storage.core.transaction import Transaction, Ts
-from docmill.storage.errors import DatabaseBusy, JobStopped, KeyReused, NotFound
+from docmill.storage.errors import DatabaseBusy, JobStopped, KeyReused, NotFound, StorageError
 from docmill.storage.steps import budgets, choosing, fitted_risks, steps
 from docmill.storage.steps.budgets import AT_LIMIT, Account
 from docmill.storage.steps.conditions import Doubt
@@ -50,6 +51,7 @@ FREE = {
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"
 _MAX_COST = "--max-cost"
+_FIELDS = ("text_field", "id_field")  # options of an ingest that decide which documents a source has
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
     """Return the unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
     With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks.
-    Raises StorageError without a risk.
+    Raises StorageError without a risk, and for a source that was read with other fields before.
     """
 
     def work(transaction: Transaction) -> OpenJob:
@@ -118,6 +120,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             if request.account.max_cost is not None:
                 budgets.limit_job(transaction, adopted[0], request.account)
             return _adopt(transaction, *adopted, corpus, last, now)
+        _require_same_fields(transaction, request, corpus)
         ingest_id = lookups.insert_row(
             transaction,
             Ingest,
@@ -200,6 +203,27 @@ def _find_unfinished(transaction: Transaction, request: JobRequest, corpus: int)
         if row.options == request.options and steps.read_requests(transaction, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
+
+
+def _require_same_fields(transaction: Transaction, request: JobRequest, corpus: int) -> None:
+    """Raise StorageError if a corpus that is named after its source was read with other fields before.
+
+    Another text field would replace the text of every document, and another id field would double the documents.
+    """
+    if not request.corpus.startswith(request.source):
+        return
+    of_source = and_(Ingest.corpus_id == corpus, Ingest.source == request.source, Ingest.n_records > 0)
+    before = transaction.scalar(select(Ingest.options).where(of_source).order_by(Ingest.id.desc()).limit(1)) or {}
+    changed = [name for name in _FIELDS if name in before and before[name] != request.options.get(name)]
+    if changed:
+        then, now = (
+            " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(options.get(name)))}" for name in changed)
+            for options in (before, request.options)
+        )
+        raise StorageError(
+            f"the corpus {request.corpus} was read with {then}, and {now} would replace or double its documents; "
+            f"give --corpus NAME to keep both, or {then} as before"
+        )
 
 
 def lock_corpus(transaction: Transaction, corpus_id: int) -> None:

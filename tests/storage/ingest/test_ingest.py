@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Document, Ingest
+from docmill.storage.core.schema import Content, Document, Ingest, Job
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import chunks as columns
@@ -29,6 +29,7 @@ from tests.storage.builders import (
     assert_status,
     at_once,
     chunks,
+    count_rows,
     documents,
     finish,
     make_chunk,
@@ -153,6 +154,19 @@ def test_a_second_reading_that_stops_at_once_takes_nothing_from_the_first(databa
     ingest.end(database, first, counts)
     assert documents(database, first) == {"a": "one", "b": "y"}
     assert read_state(database, first.id)[2:] == (2, ["line 2"])
+
+
+def test_a_corpus_that_is_named_after_its_source_is_not_read_by_other_fields(database: Database) -> None:
+    """A corpus with a name of its own takes what it is given."""
+    body, text = ({"text_field": field, "id_field": "nr", "limit": None} for field in ("body", "text"))
+    read(database, request(corpus="a.jsonl", options=body), numbered(3))
+    for name in ("a.jsonl", "a.jsonl (first 4)"):
+        read(database, request(corpus=name, spec=TRANSLATE, options=body), numbered(3))
+        with pytest.raises(StorageError, match="--text-field body, and --text-field text would replace"):
+            jobs.open_job(database, request(corpus=name, options=text))
+    assert count_rows(database, Job) == 3
+    for options in (body, text):
+        read(database, request(options=options), numbered(3))
 
 
 def test_a_grown_corpus_computes_only_its_new_texts(database: Database) -> None:
