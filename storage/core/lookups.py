@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any, TypeAlias, TypeVarTuple
 
 import orjson
-from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -133,16 +134,34 @@ def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tupl
 
 def find_corpus(database: Database, name: str) -> int:
     """Return the id of the corpus with this name. Raises NotFound."""
-    corpus_id = database.value(select(Corpus.id).where(Corpus.name == name))
-    if corpus_id is None:
-        raise NotFound(f"there is no corpus {name}; `docmill corpus list` names them")
+    with database.read() as transaction:
+        corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
+        if corpus_id is None:
+            raise missing_corpus(transaction, [name])
     return corpus_id
 
 
 def find_first_existing(database: Database, names: Sequence[str]) -> str:
-    """Return the first of these names that a corpus has; the first name if no corpus has any of them."""
-    existing = {*database.values(select(Corpus.name).where(Corpus.name.in_(names)))}
-    return next((name for name in names if name in existing), names[0])
+    """Return the first of these names that a corpus has. Raises NotFound if no corpus has any of them."""
+    with database.read() as transaction:
+        existing = {*transaction.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
+        if not existing:
+            raise missing_corpus(transaction, names)
+    return next(name for name in names if name in existing)
+
+
+def missing_corpus(
+    transaction: Transaction, names: Sequence[str], advice: str = "`docmill corpus list` names them"
+) -> NotFound:
+    """Return the error for a corpus of several possible names that does not exist.
+
+    It gives the name of a corpus of the same source that `--limit` made, or else the advice.
+    """
+    beginnings = (Corpus.name.startswith(f"{name} (first ", autoescape=True) for name in names)
+    sample = transaction.scalar(select(Corpus.name).where(or_(*beginnings)).order_by(Corpus.id.desc()).limit(1))
+    if sample is not None:
+        advice = f"the corpus that --limit made of it is named {quote(sample)}"
+    return NotFound(f"there is no corpus {names[0]}; {advice}")
 
 
 def is_current_document(documents: FromClause = Document.__table__) -> ColumnElement[bool]:

@@ -15,10 +15,10 @@ import numpy as np
 from sqlalchemy import case, select, tuple_
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, is_current_document, read_texts, spec_of, vector_length
+from docmill.storage.core.lookups import SPEC, is_current_document, missing_corpus, read_texts, spec_of, vector_length
 from docmill.storage.core.schema import AnyRow, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from docmill.storage.core.transaction import IN_BINARY, Transaction
-from docmill.storage.errors import NotFound, NothingEmbedded
+from docmill.storage.errors import NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
 from docmill.storage.search.ann import Searched
@@ -65,7 +65,7 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         named = {row.name: row for row in transaction.execute(select(Corpus).where(Corpus.name.in_(names)))}
         corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
-            raise NotFound(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
+            raise missing_corpus(transaction, names, _list_corpora(transaction, _kinds(database)[0]))
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
         replaced = replacements.read_replacements(transaction, corpus.id)
         jobs = _order_jobs(transaction.execute(of_corpus).all(), replaced)
@@ -330,13 +330,14 @@ def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
     return transaction.scalar(query.limit(1)) is not None
 
 
-def _corpora(transaction: Transaction, kind: str) -> str:
+def _list_corpora(transaction: Transaction, kind: str) -> str:
+    """Return advice for a corpus that does not exist: the corpora that do, or how to make one."""
     # Documents of a program that named no corpus are "python" and a digest (storage.readers.memory).
     named = select(Corpus.name).where(Corpus.name.not_like("python %"))
     names = list(transaction.scalars(named.order_by(Corpus.id.desc()).limit(LISTED + 1)))
     if not names:
-        return f"; `docmill run {kind} SOURCE` makes one"
-    return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"
+        return f"`docmill run {kind} SOURCE` makes one"
+    return f"there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"
 
 
 MOST = 200

@@ -173,6 +173,11 @@ def test_the_vectors_of_the_latest_embed_job_are_searched_unless_another_job_is_
         (lambda _: None, NotFound, "there is no corpus books; `docmill run embed SOURCE` makes one"),
         (lambda database: embed(database, [], corpus="films"), NotFound, "no corpus books; there are: films"),
         (lambda database: embed(database, [], corpus="python 9d07d54f"), NotFound, "no corpus books; `docmill run"),
+        (
+            lambda database: embed(database, [], corpus="books (first 4)"),
+            NotFound,
+            r"no corpus books; the corpus that --limit made of it is named 'books \(first 4\)'",
+        ),
         (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
         (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
     ],
