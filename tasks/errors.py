@@ -28,6 +28,8 @@ import difflib
 import inspect
 from collections.abc import Iterable
 
+from docmill.storage.extras import LOCAL, install
+
 
 class TaskError(Exception):
     """A task could not be carried out."""
@@ -112,8 +114,16 @@ class EngineStopped(TaskError):
 _DESCRIBED_CHARS = 300
 
 
-def describe_error(error: Exception) -> str:
-    """Return the type and the message of a library's error, on one line of bounded length."""
+def describe_error(error: Exception, extra: str = LOCAL.name) -> str:
+    """Return the type and the message of a library's error, on one line of bounded length.
+
+    For a module that is missing, return its name and the command that installs the ``extra``.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, ImportError):
+        if isinstance(cause, ModuleNotFoundError) and cause.name is not None:  # transformers' own has no name
+            return f"the Python module {cause.name} is missing; this installs it: {install(extra)}"
+        cause = cause.__cause__
     message = " ".join(str(error).split())[:_DESCRIBED_CHARS]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 

@@ -137,7 +137,7 @@ class VllmBackend:
                 )
             )
         except Exception as error:  # whatever vLLM raises about the model, the device or the memory
-            raise Unsuited(f"vLLM cannot take {spec.model}: {describe_error(error)}") from error
+            raise Unsuited(f"vLLM cannot take {spec.model}: {describe_error(error, 'vllm')}") from error
 
     def _step(self, flight: dict[str, Item[Any]]) -> Iterator[tuple[int, Output]]:
         """Let vLLM compute one step, and yield the outputs that are finished."""
