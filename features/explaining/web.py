@@ -7,6 +7,7 @@ from pathlib import Path
 
 from docmill.features.explaining.explanation import explain
 from docmill.features.explaining.provenance import read_provenance
+from docmill.storage.outputs.output_types import TEXTS
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.status import read_status
 from docmill.tasks.checks import NONE
@@ -14,6 +15,7 @@ from docmill.tasks.kinds import Traits
 from docmill.worker.web.marks import checks_of, excerpt, mark_output, remark
 from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
+from docmill.worker.web.pages.outputs import write_output
 
 LONGEST = 20_000  # characters of a text
 
@@ -27,12 +29,13 @@ def read_document(request: PageRequest) -> Values:
     )
     outcome = explanation.step.outcome
     spec = explanation.step.spec
-    kind = request.database.kind_of(spec.kind)
-    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output, spec.params)
+    outputs, checks = [""], NONE
+    if outcome is not None and outcome.status == "done":
+        output, is_text = write_output(request.database, spec, outcome.output)
+        outputs = outcome.output.get(TEXTS) or [output]
+        checks = checks_of(request.settings, spec) if is_text else NONE
     flags = () if outcome is None else outcome.flags
-    checks = checks_of(request.settings, spec)
-    is_text = outcome is not None and output == outcome.output.get("text")
-    before, after, remarks = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
+    before, after, remarks = mark_output(explanation.step.text or "", outputs, flags, checks)
     return {
         **shared(status),
         "explanation": explanation,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -42,6 +42,12 @@ class Finding:
     start: int | None = None
     end: int | None = None
     lost: tuple[int, int] | None = None
+
+    def moved(self, by: int) -> Finding:
+        """Return the finding in an output that begins ``by`` characters later."""
+        if self.start is None or self.end is None:
+            return self
+        return replace(self, start=self.start + by, end=self.end + by)
 
 
 @dataclass(frozen=True)

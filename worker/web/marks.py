@@ -19,6 +19,7 @@ WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
 NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
 MOST_EVIDENCE = 4
+BETWEEN_OUTPUTS = "\n\n"
 ChecksOf = Callable[[Spec], Checks]
 
 
@@ -132,14 +133,19 @@ def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -
 
 
 def mark_output(
-    source: str, output: str, flags: Collection[str], checks: Checks
+    source: str, outputs: Sequence[str], flags: Collection[str], checks: Checks
 ) -> tuple[Sequence[TextPart], Sequence[TextPart], Sequence[tuple[bool, str]]]:
-    """Return an input and its output with marks on the findings of checks, and remarks: its flags in words.
+    """Return an input and its joined outputs with marks on the findings of checks, and remarks: the flags in words.
 
-    In a doubtful output without findings, marks are on words that are not in the input. A remark is True if it casts
+    In doubtful outputs without findings, marks are on words that are not in the input. A remark is True if it casts
     doubt, and a text.
     """
-    evidence = findings(checks, source, output, flags)
+    evidence: list[Finding] = []
+    start = 0
+    for text in outputs:
+        evidence += [finding.moved(start) for finding in findings(checks, source, text, flags)]
+        start += len(text) + len(BETWEEN_OUTPUTS)
+    output = BETWEEN_OUTPUTS.join(outputs)
     before, after = [TextPart(source, False)], [TextPart(output, False)]
     if not DOUBTFUL.isdisjoint(flags):
         before, after = mark_findings(source, output, evidence) or marked(source, output)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
 
 from docmill.storage.core.database import Database
-from tests.storage.builders import read, request
+from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.leases.shards import Claim
+from tests.storage.builders import read, request, run_job
 from tests.worker.web.conftest import Browse, browse, settings
 from tests.worker.web.pages.marked import SUMMARIZE, assert_harmless, marked_job
 
@@ -23,6 +26,22 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
     assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
+
+
+def test_each_of_several_outputs_is_checked(browse: Browse, database: Database) -> None:
+    texts = ["It began in 1914.", "It began in 1999."]
+
+    def outcomes(claim: Claim) -> Sequence[Outcome]:
+        flags = ("numbers_changed",)
+        return [
+            Outcome(content_id, Status.DONE, text=texts[0], data={"texts": texts}, flags=flags)
+            for content_id, _ in claim.texts
+        ]
+
+    job = run_job(database, request(spec=SUMMARIZE), [("a", "In 1914 it began.")], outcomes)
+    page = browse().get(f"/jobs/{job.id}/document?id=a").text
+    assert "It began in 1914.\n\nIt began in <mark>1999</mark>." in page
+    assert "1999 is not in" in page
 
 
 @pytest.mark.parametrize(("key", "written"), [("a b", "&#39;a b&#39;"), ("-x", "-- -x")])

@@ -86,7 +86,7 @@ def write_output(database: Database, spec: Spec, result: Mapping[str, Any]) -> t
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
     """Return a document's input and output in parts, some of them marked, with remarks."""
     output, is_text = write_output(database, step.spec, result)
-    before, after, remarks = mark_output(str(result["input"]), output, result["flags"], checks if is_text else NONE)
+    before, after, remarks = mark_output(str(result["input"]), [output], result["flags"], checks if is_text else NONE)
     parts = {"input": excerpt(before, LONGEST), "output": excerpt(after, LONGEST)}
     return parts | {"document": str(result["id"]), "remarks": remarks}
 
