@@ -51,7 +51,6 @@ class JobSnapshot:
     next_try_s: float | None = None  # until the first retry, if every shard left waits for one
     lapse_s: float = 0.0  # until the first lease of a silent worker lapses
     trouble: str | None = None  # the store's error, if every worker of the lane reports one
-    is_backfill: bool = False  # of a migration
     limit: str | None = None  # a sentence on the cost limit that it has reached
 
 
@@ -73,11 +72,10 @@ def waiting_for(standing: JobSnapshot) -> tuple[Cause, str] | None:
     silent = _describe_silence(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
-        command = "docmill migrate" if standing.is_backfill else "docmill run"
         refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
         return Cause.NO_WORKER, (
-            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat its "
-            f"`{command}`" + (refused or (f" ({silent})" if silent else ""))
+            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat the "
+            "command if it was `docmill run`" + (refused or (f" ({silent})" if silent else ""))
         )
     if standing.trouble is not None:
         return Cause.STORE, (

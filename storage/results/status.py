@@ -420,7 +420,6 @@ def _take_snapshot(
         next_try_s=None if next_try_at is None else next_try_at - job.now,
         lapse_s=min((shards.lease_until for shards in silent), default=job.now) - job.now,
         trouble=troubles[0] if of_holders or (troubles and len(troubles) == len(serving)) else None,
-        is_backfill=replacements.is_backfill(job.source),
         limit=None if limit is None else budgets.describe_reached(limit, job.id, job.budget),
     )
 
