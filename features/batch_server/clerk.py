@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from docmill.features.batch_server.stored_files import OUTPUT, FileWriter, read_
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import KeyReused, LeaseLost, NotFound, StorageError
+from docmill.storage.leases.policy import MAX_ATTEMPTS
 from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.files import SourceFile
 from docmill.storage.readers.streams import Pieces
@@ -45,6 +47,7 @@ from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, T
 from docmill.worker.concurrency import HeldLease, hold_lease
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
+from docmill.worker.jobs.errors import UNREACHABLE, exit_code
 from docmill.worker.jobs.submission import submit
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
@@ -70,6 +73,7 @@ _CHANGED = (
     "the operator changed the server's models or settings, or removed a job of the batch, while the batch was "
     "validated; create the batch again"
 )
+_GIVEN_UP = f"the server failed {MAX_ATTEMPTS} times to write the answers; its operator finds the reason in the log"
 _READ_DIFFERENTLY = (
     "the server was upgraded after it validated the batch, and reads its requests differently now; create the batch "
     "again"
@@ -107,6 +111,7 @@ class Clerk:
         self._stop = threading.Event()
         self._in_hand: set[str] = set()
         self._again_at: dict[str, float] = {}  # of batches that failed for now
+        self._n_failed = Counter[str]()  # attempts to end them that failed by an error that does not pass
 
     def __enter__(self) -> Self:
         # A daemon: a clerk that ends in the middle of a batch leaves the batch as a killed clerk does.
@@ -148,11 +153,12 @@ class Clerk:
         try:
             self.carry_on(batch_id)
             self._again_at.pop(batch_id, None)
+            self._n_failed.pop(batch_id, None)
             self.wake.set()
         except LeaseLost as error:
             log.info("batch_left batch=%s reason=%r", batch_id, str(error))
         except Exception:
-            log.exception("batch_failed batch=%s", batch_id)  # it is tried again, until it expires
+            log.exception("batch_failed batch=%s", batch_id)  # it is tried again
             self._again_at[batch_id] = time.monotonic() + AGAIN_S
         finally:
             self._in_hand.discard(batch_id)
@@ -182,10 +188,23 @@ class Clerk:
                 self._validate(batch, held)
             # Otherwise another clerk has validated it since this one looked.
         except (keys.Refused, NotFound) as error:
-            held.confirm()  # another clerk may have the batch, with other models
-            self._cancel_jobs(batch)
-            wrong = {"code": _INVALID, "line": None, "message": str(error), "param": None}
-            self._advance(batch, FAILED, errors=[wrong])
+            self._fail(batch, held, _INVALID, str(error))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            # A batch that is validated is tried again until it expires.
+            if batch.status not in {FINALIZING, CANCELLING} or exit_code(error) == UNREACHABLE:
+                raise
+            self._n_failed[batch.id] += 1
+            if self._n_failed[batch.id] < MAX_ATTEMPTS:
+                raise
+            log.exception("batch_given_up batch=%s", batch.id)
+            self._fail(batch, held, "server_error", _GIVEN_UP)
+
+    def _fail(self, batch: ApiBatch, held: HeldLease, code: str, reason: str) -> None:
+        held.confirm()  # another clerk may have the batch, with other models
+        self._cancel_jobs(batch)
+        self._advance(batch, FAILED, errors=[{"code": code, "line": None, "message": reason, "param": None}])
 
     def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
         stored_batches.advance(self.database, batch, self.owner, status, files, **values)

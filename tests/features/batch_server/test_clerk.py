@@ -24,8 +24,9 @@ from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.schema import Corpus, Job, OutcomeRow, db_now
 from docmill.storage.deletion.removal import remove_corpus
-from docmill.storage.errors import LeaseLost
+from docmill.storage.errors import DatabaseBusy, LeaseLost
 from docmill.storage.leases.diagnosis import Cause
+from docmill.storage.leases.policy import MAX_ATTEMPTS
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.worker.prices import Price, Prices
@@ -47,6 +48,7 @@ from tests.features.batch_server.api import (
     write_lines,
 )
 from tests.storage.builders import count_rows
+from tests.tasks.fakes import raising
 from tests.worker.harness import Docmill, until
 
 
@@ -369,6 +371,26 @@ def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
     failed = alice.batches.retrieve(batch.id)
     assert failed.status == "failed"
     assert "create the batch again" in str(failed.errors)
+
+
+def test_a_batch_whose_answers_cannot_be_written_fails_after_a_few_attempts(
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away for a while is no such attempt."""
+    batch = start(alice, put(alice, "oops"))
+    api.clerk.carry_on(batch.id)
+    api.clerk.carry_on(batch.id)
+    for error, n in ((DatabaseBusy(), 2 * MAX_ATTEMPTS), (ValueError("a bug"), MAX_ATTEMPTS - 1)):
+        monkeypatch.setattr(clerk, "answer_lines", raising(error))
+        for _ in range(n):
+            with pytest.raises(type(error)):
+                api.clerk.carry_on(batch.id)
+        assert has_status(alice, batch.id, "finalizing")
+    api.clerk.carry_on(batch.id)
+    failed = alice.batches.retrieve(batch.id)
+    assert failed.status == "failed"
+    assert "its operator finds the reason in the log" in str(failed.errors)
+    assert "a bug" not in str(failed.errors)
 
 
 def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(
