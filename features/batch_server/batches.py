@@ -29,7 +29,7 @@ from docmill.storage.steps.budgets import Account
 from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption, ModelError
+from docmill.tasks.errors import BadOption, ModelError, ModelUnsuitable
 from docmill.tasks.kinds.options import parsed
 from docmill.worker.cli.printing import listen, say, write_out
 from docmill.worker.engines import devices_for
@@ -116,7 +116,7 @@ def plan_batch(settings: Settings, file: BatchFile, given_models: Sequence[str],
             raise WorkerError(f"{where}: the request names no model; name one with --model")
         try:
             jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
-        except BadOption as error:
+        except (BadOption, ModelUnsuitable) as error:
             unfit[call] = name_body_fields(str(error))
         except ModelError:
             named = "names the model" if model == call.model else "would be computed by the model"

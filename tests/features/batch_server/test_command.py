@@ -95,6 +95,17 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
     assert corpora(unfit=CHAT) == {COMPLETIONS: plain[COMPLETIONS]}
 
 
+def test_a_request_that_its_model_cannot_do_is_an_error_beside_the_answers(embedded: Docmill) -> None:
+    lines = (request("a", "embeddings", input="x"), chat("b", "y"))
+    (embedded.folder / "in.jsonl").write_text(write_lines(*lines))
+    embedded("batch", "in.jsonl", "--model", "minilm", "--out", "out.jsonl", code=4)
+    assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == ["a"]
+    [refused] = read(embedded.folder / "out.errors.jsonl")
+    assert (refused["custom_id"], refused["response"]["status_code"]) == ("b", 400)
+    message = refused["response"]["body"]["error"]["message"]
+    assert message.startswith("in.jsonl:2: generate needs a ")
+
+
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     lines = ("oops", request("a", "embeddings", input="x"), chat("b", "y"))
     (embedded.folder / "in.jsonl").write_text(write_lines(*lines))
