@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
@@ -19,6 +19,14 @@ def load_sentence_transformer(folder: Path) -> SentenceTransformer:
     """Return the model of a folder, opened by sentence-transformers."""
     with quiet():
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+def mean_states(folder: Path, texts: Sequence[str]) -> Any:
+    """Return the mean of each text's last hidden states, by transformers."""
+    with quiet(), torch.inference_mode():
+        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
+        return torch.stack([model(input_ids=row).last_hidden_state[0].mean(0) for row in ids]).numpy()
 
 
 def generate_texts(

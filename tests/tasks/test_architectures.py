@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
@@ -23,7 +23,7 @@ from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, data_of, vector_of, vectors_of
 from tests.tasks.deciding import require_equal
-from tests.tasks.reference import write_seq2seq
+from tests.tasks.reference import mean_states, write_seq2seq
 
 
 @pytest.fixture(scope="session")
@@ -116,14 +116,6 @@ def test_multilingual_models_are_told_both_languages(
         forced = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token)
     expected = partial(write_seq2seq, folder, sentences, src_lang=source, forced_bos_token_id=forced)
     require_equal(writer.write(spec, sentences), expected)
-
-
-def mean_states(folder: Path, texts: Sequence[str]) -> Any:
-    """Return the mean of each text's last hidden states, by transformers."""
-    with quiet(), torch.inference_mode():
-        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
-        return torch.stack([model(input_ids=row).last_hidden_state[0].mean(0) for row in ids]).numpy()
 
 
 def test_robertas_unused_positions_are_not_counted(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Small decoder-only models, and texts that fit their windows."""
+"""Small models, and texts that fit their windows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tasks import architectures
 from tests.tasks.decoders import DECODERS
 from tests.tasks.real_lines import real_lines
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    """Return the folder of a BERT without a head."""
+    torch.manual_seed(7)
+    return architectures.bert(tmp_path_factory.mktemp("bert") / "bert", descriptions[:40])
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    """Return the folder of a T5. Its weights are large, since small ones write the same token for every text."""
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("t5") / "t5"
+    return architectures.t5(folder, descriptions[:40], initializer_factor=2.0, tie_word_embeddings=False)
 
 
 @pytest.fixture(scope="session")

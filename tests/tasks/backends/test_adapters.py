@@ -26,7 +26,7 @@ from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotF
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures, decoders
-from tests.tasks.backends.encoder.test_pooling import save_with_modules
+from tests.tasks.backends.encoder.test_pooling import change_json, save_with_modules
 from tests.tasks.conftest import Bench, Benches, data_of, vector_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.fakes import plan_spec
@@ -62,13 +62,13 @@ def texts(descriptions: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+def bases(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str], bert: Path, t5: Path) -> dict[str, Path]:
     """Return the folders of base models by the names in ADAPTED."""
     torch.manual_seed(5)
     folder, texts = tmp_path_factory.mktemp("bases"), descriptions[:40]
     return {
-        "bert": architectures.bert(folder / "bert", texts),
-        "t5": architectures.t5(folder / "t5", texts, initializer_factor=2.0, tie_word_embeddings=False),
+        "bert": bert,
+        "t5": t5,
         "gpt2": decoders.gpt2(folder / "gpt2", texts),
         "llama": decoders.llama(folder / "llama", texts),
         "tied t5": architectures.t5(folder / "tied", texts, initializer_factor=2.0),
@@ -220,8 +220,7 @@ def test_an_adapter_that_names_another_base_on_the_hub_is_refused(
     bench: Bench, tmp_path: Path, adapters: dict[str, Path]
 ) -> None:
     folder = shutil.copytree(adapters["gpt2"], tmp_path / "a")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gpt2"}))
+    change_json("adapter_config.json", base_model_name_or_path="org/gpt2")(folder)
     hub = pinning.Pinned("other/gpt2", "0" * 40)
     pinning.with_adapter(hub, {}, str(folder), bench.folders)
     with pytest.raises(ModelUnsuitable, match=r"is an adapter of org/gpt2, not of org/llama: use --model org/gpt2"):

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
-from tests.tasks import architectures
 from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import generate_texts, write_seq2seq
@@ -26,12 +24,6 @@ NEW_TOKENS = 8
 def lines(descriptions: list[str]) -> list[str]:
     """Return 12 short lines of different lengths."""
     return [" ".join(text.split()[: 4 + number % 9]) for number, text in enumerate(descriptions[:12])]
-
-
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    torch.manual_seed(11)
-    return architectures.t5(tmp_path_factory.mktemp("writers") / "t5", descriptions[:40], initializer_factor=2.0)
 
 
 def answers_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,10 +25,11 @@ from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
+from tests.tasks.backends.encoder.test_pooling import change_json
 from tests.tasks.conftest import Bench, Benches, vectors_of
 from tests.tasks.fakes import raising
 from tests.tasks.real_lines import real_lines
-from tests.tasks.test_architectures import mean_states
+from tests.tasks.reference import mean_states
 from tests.worker.harness import run_program
 
 # Opens the model of a folder, with a cache and in a precision.
@@ -50,11 +50,6 @@ opened = OpenVinoBackend(Assignment(spec, Path(folder), "cpu", Path(cache), Head
 @pytest.fixture(scope="module")
 def on_openvino(benches: Benches) -> Bench:
     return benches("openvino")
-
-
-@pytest.fixture(scope="module")
-def bert(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return architectures.bert(tmp_path_factory.mktemp("bert") / "bert", descriptions[:40])
 
 
 def embed_spec(folder: Path, quality: str = "float32") -> Spec:
@@ -95,12 +90,9 @@ def test_two_processes_that_convert_at_once_make_one_whole_copy(bert: Path, tmp_
     assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_model_whose_head_needs_more_than_the_last_states_is_unsuited(
-    descriptions: list[str], tmp_path: Path
-) -> None:
-    layered = architectures.bert(tmp_path / "bert", descriptions[:40])
-    config = json.loads((layered / "config.json").read_text())
-    (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
+def test_a_model_whose_head_needs_more_than_the_last_states_is_unsuited(bert: Path, tmp_path: Path) -> None:
+    layered = Path(shutil.copytree(bert, tmp_path / "bert"))
+    change_json("config.json", output_hidden_states=True)(layered)
     with pytest.raises(Unsuited, match="read more than the encoder's last hidden states"):
         open_openvino(embed_spec(layered), tmp_path)
 
@@ -145,9 +137,8 @@ def test_fused_local_attention_that_gives_nan_for_padding_is_unsuited(
     modern: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span of 128 is wider than the first four lengths of texts that are compared."""
-    config = json.loads((modern / "config.json").read_text())
     wide = Path(shutil.copytree(modern, tmp_path / "wide"))
-    (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
+    change_json("config.json", local_attention=128)(wide)
     monkeypatch.setattr(conversion, "_written_out", lambda _: nullcontext())
     with pytest.raises(Unsuited, match="differ by inf from those"):
         open_openvino(embed_spec(wide), tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -162,9 +163,9 @@ def libraries_loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("could not create a memory object: std::bad_alloc")])
 def test_a_folder_of_the_cache_stays_where_memory_is_too_short_to_open_it(
-    error: Exception, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
+    assignment = assigned("embed", Head.POOLING, bert, tmp_path)
     first = compute(OpenVinoBackend(assignment))
     monkeypatch.setattr(heads, "load", refuse)
     with monkeypatch.context() as planted:
@@ -175,9 +176,9 @@ def test_a_folder_of_the_cache_stays_where_memory_is_too_short_to_open_it(
 
 
 def test_a_conversion_that_computes_other_numbers_than_before_is_unsuited(
-    descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
+    assignment = assigned("embed", Head.POOLING, bert, tmp_path)
     first = compute(OpenVinoBackend(assignment))
     states_of = ConvertedModel.states
 
@@ -193,14 +194,13 @@ def test_a_conversion_that_computes_other_numbers_than_before_is_unsuited(
 
 
 def test_the_spec_that_was_opened_longest_ago_is_removed(
-    descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversion, "_MOST_KEPT", 2)
-    model = architectures.bert(tmp_path / "model", descriptions[:40])
     places: dict[str, Path] = {}
     for second, pooling in enumerate(("mean", "cls", "mean", "last"), 1):  # the first is opened twice
         folders_before = kept_folders(tmp_path)
-        assignment = assigned("embed", Head.POOLING, model, tmp_path)
+        assignment = assigned("embed", Head.POOLING, bert, tmp_path)
         OpenVinoBackend(replace(assignment, spec=replace(assignment.spec, params={"pooling": pooling}))).close()
         for place in kept_folders(tmp_path) - folders_before:
             places[pooling] = place
@@ -227,8 +227,8 @@ def test_a_tokenizer_of_its_file_alone_gives_the_same_tokens(descriptions: list[
             assert getattr(from_file, fact) == getattr(tokens, fact)
 
 
-def test_a_model_whose_tokenizer_splits_special_tokens_is_unsuited(descriptions: list[str], tmp_path: Path) -> None:
-    folder = architectures.bert(tmp_path / "bert", descriptions[:40])
+def test_a_model_whose_tokenizer_splits_special_tokens_is_unsuited(bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "bert"))
     with quiet():
         AutoTokenizer.from_pretrained(folder, split_special_tokens=True).save_pretrained(folder)
     with pytest.raises(Unsuited, match="tokenizer"):

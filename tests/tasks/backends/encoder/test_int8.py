@@ -28,7 +28,7 @@ from docmill.tasks.backends.encoder.conversion import traced
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks import architectures, classifiers
+from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_conversion import OPEN, embed_spec, open_openvino
 from tests.tasks.conftest import Benches, multiplies_int8_exactly, vectors_of
 from tests.tasks.fakes import raising
@@ -39,15 +39,10 @@ PRINT_TRACES = "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.mo
 
 
 @pytest.fixture(scope="module")
-def small(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return architectures.bert(tmp_path_factory.mktemp("small") / "bert", descriptions[:40])
-
-
-@pytest.fixture(scope="module")
-def cache(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache folder with the conversion of the small model."""
     folder = tmp_path_factory.mktemp("int8")
-    open_in_int8(small, folder)
+    open_in_int8(bert, folder)
     return folder
 
 
@@ -103,54 +98,54 @@ def scores_by_key(outcome: Outcome) -> dict[Any, float]:
     return spans or {label["label"]: label["score"] for label in data["labels"]}
 
 
-def test_a_single_product_stays_in_floating_point(small: Path) -> None:
-    model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
+def test_a_single_product_stays_in_floating_point(bert: Path) -> None:
+    model, tokens = AutoModel.from_pretrained(bert).eval(), Tokens(AutoTokenizer.from_pretrained(bert))
     _, make, _ = int8.quantization("form", lambda: traced(model, tokens), model, tokens, 100)
     left = [(inputs, outputs) for _, inputs, outputs in int8._products(make())]
     assert left == [(model.config.intermediate_size, model.config.hidden_size)]
 
 
 def test_a_model_is_converted_once_for_each_precision(
-    small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (weights,) = (cache / "openvino").glob("*-int8-*/model.bin")
     inode = weights.stat().st_ino
-    open_openvino(embed_spec(small, "native"), cache).close()
+    open_openvino(embed_spec(bert, "native"), cache).close()
     monkeypatch.setattr(int8, "_silent_nncf", raising(PackageNotFoundError("nncf")))
-    open_in_int8(small, cache)
+    open_in_int8(bert, cache)
     assert weights.stat().st_ino == inode
     assert len(list((cache / "openvino").glob("*/model.bin"))) == 2
 
 
 @pytest.mark.long
-def test_a_conversion_prints_sends_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
+def test_a_conversion_prints_sends_and_leaves_nothing(bert: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    command = [sys.executable, "-W", "error", "-c", OPEN + PRINT_TRACES, str(small), str(tmp_path / "cache"), "int8"]
+    command = [sys.executable, "-W", "error", "-c", OPEN + PRINT_TRACES, str(bert), str(tmp_path / "cache"), "int8"]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}  # CI would send nothing anyway
     environment["HOME"] = str(home)
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert output == "True False []\n"
 
 
-def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_loses_too_much_is_refused(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(_: Any, tokens: Any, *_more: Any) -> Any:
         torch.manual_seed(8)
-        return traced(AutoModel.from_config(AutoConfig.from_pretrained(small)).eval(), tokens)
+        return traced(AutoModel.from_config(AutoConfig.from_pretrained(bert)).eval(), tokens)
 
     monkeypatch.setattr(int8, "_quantize", another)
     with pytest.raises(Unsuited, match="states on OpenVINO differ by"):
-        open_in_int8(small, tmp_path)
+        open_in_int8(bert, tmp_path)
 
 
-def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path) -> None:
-    model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
+def test_a_model_whose_windows_hold_no_text_is_unsuited(bert: Path) -> None:
+    model, tokens = AutoModel.from_pretrained(bert).eval(), Tokens(AutoTokenizer.from_pretrained(bert))
     with pytest.raises(Unsuited, match="windows are too short"):
         int8.quantization("form", lambda: traced(model, tokens), model, tokens, 24)
 
 
 def test_activations_are_measured_alike_for_every_spec_of_a_model(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The specs of a model share its encoder."""
     measured = []
@@ -161,5 +156,5 @@ def test_activations_are_measured_alike_for_every_spec_of_a_model(
 
     monkeypatch.setattr(int8, "_quantize", spy)
     for number, params in enumerate([{}, {"prompt": "query: {text}", "window_tokens": 24}]):
-        open_openvino(replace(embed_spec(small, "int8"), params=params), tmp_path / str(number)).close()
+        open_openvino(replace(embed_spec(bert, "int8"), params=params), tmp_path / str(number)).close()
     assert measured[0] == measured[1]

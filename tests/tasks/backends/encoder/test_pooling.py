@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment
@@ -26,19 +26,13 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import sentence_modules
 from docmill.tasks.models.sentence_modules import POOLINGS
 from docmill.tasks.outputs import Head, Vector
-from tests.tasks import architectures, classifiers
-from tests.tasks.conftest import Bench, vector_of
+from tests.tasks import classifiers
+from tests.tasks.conftest import Bench, vectors_of
 from tests.tasks.real_lines import half_and_more
-from tests.tasks.reference import load_sentence_transformer
+from tests.tasks.reference import load_sentence_transformer, mean_states
 
 TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
 Change = Callable[[Path], None]
-
-
-@pytest.fixture(scope="module")
-def inner(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(7)
-    return architectures.bert(tmp_path_factory.mktemp("inner"), descriptions[:40])
 
 
 def save_with_modules(folder: Path, inner: Path, *modules: nn.Module, **options: Any) -> Path:
@@ -87,6 +81,12 @@ def without_modules(folder: Path) -> None:
     (folder / "sentence_bert_config.json").unlink()
 
 
+@pytest.fixture(scope="module")
+def plain(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with a mean and a normalization."""
+    return save_with_modules(tmp_path_factory.mktemp("plain") / "model", bert, Pooling(32), Normalize())
+
+
 # By name: the modules after the transformer with their options, and a change of the saved files.
 Modules = tuple[Callable[[], list[nn.Module]], Mapping[str, Any]]
 SEVERAL: Modules = (
@@ -129,10 +129,10 @@ def embed(model: EncoderModel, texts: list[str]) -> Any:
 
 @pytest.mark.parametrize("name", [*READ, *LEFT])
 def test_docmill_reads_usual_modules_and_leaves_others_to_sentence_transformers(
-    name: str, inner: Path, tmp_path: Path
+    name: str, bert: Path, tmp_path: Path
 ) -> None:
     (modules, options), change = (READ | LEFT)[name]
-    folder = save_with_modules(tmp_path / "model", inner, *modules(), **options)
+    folder = save_with_modules(tmp_path / "model", bert, *modules(), **options)
     change(folder)
     model = load(folder, tmp_path)
     assert model.library == ("transformers" if name in READ else "sentence-transformers")
@@ -161,22 +161,18 @@ def test_a_vector_does_not_depend_on_longer_texts_beside_it(
     lines = lines[:12]
     of_funnel = ["FunnelModel"]  # Funnel has two classes without a head
     folder = classifiers.classifier(tmp_path / "model", lines, name, head=AutoModel, architectures=of_funnel)
-    outcomes = bench.run(bench.spec("embed", folder, pooling="mean"), lines)
-    with quiet(), torch.inference_mode():
-        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-        states = [model(**tokenizer(line, return_tensors="pt")).last_hidden_state[0] for line in lines]
-    for outcome, rows in zip(outcomes, states, strict=True):
-        assert np.allclose(vector_of(outcome), rows.mean(0).numpy(), atol=1e-4)
+    actual = vectors_of(bench.run(bench.spec("embed", folder, pooling="mean"), lines))
+    assert np.allclose(actual, mean_states(folder, lines), atol=1e-4)
 
 
-def test_another_pooling_takes_the_place_of_a_single_one(inner: Path, tmp_path: Path) -> None:
-    folder = save_with_modules(tmp_path / "model", inner, Pooling(32), Normalize())
+def test_another_pooling_takes_the_place_of_a_single_one(bert: Path, tmp_path: Path) -> None:
+    folder = save_with_modules(tmp_path / "model", bert, Pooling(32), Normalize())
     reference = load_sentence_transformer(folder)
     reference[1] = Pooling(32, "cls")
     model = load(folder, tmp_path, pooling="cls")
     assert model.library == "transformers"
     assert np.allclose(embed(model, TEXTS), reference.encode(TEXTS, show_progress_bar=False), atol=1e-5)
-    several = save_with_modules(tmp_path / "several", inner, Pooling(32, ("cls", "mean")))
+    several = save_with_modules(tmp_path / "several", bert, Pooling(32, ("cls", "mean")))
     with pytest.raises(CannotServe, match="joins several poolings"):
         load(several, tmp_path, pooling="cls")
 
@@ -210,17 +206,11 @@ def test_another_pooling_takes_the_place_of_a_single_one(inner: Path, tmp_path: 
         ),
     ],
 )  # fmt: skip
-def test_a_model_with_anything_else_in_its_files_is_not_read(change: Change, inner: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(plain(inner), tmp_path / "model")
+def test_a_model_with_anything_else_in_its_files_is_not_read(change: Change, plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "model")
     assert sentence_modules.read(folder) is not None
     change(folder)
     assert sentence_modules.read(folder) is None
-
-
-def plain(inner: Path) -> Path:
-    """Return the folder of a plain model, saved once for all tests."""
-    folder = inner.parent / "plain"
-    return folder if folder.exists() else save_with_modules(folder, inner, Pooling(32), Normalize())
 
 
 @pytest.mark.parametrize("name", sorted(POOLINGS))

@@ -7,22 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import write_seq2seq
 
 NEW_TOKENS = 12
-
-
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    """Return the folder of a T5. Its weights are large, since small ones write the same token for every text."""
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("models") / "t5"
-    return architectures.t5(folder, descriptions[:40], initializer_factor=2.0, tie_word_embeddings=False)
 
 
 @pytest.mark.parametrize(
