@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+
+from tests.tasks.http_server import http_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SILENT = -1
@@ -40,17 +42,11 @@ def serving(hub: Hub, port: int = 0, handler: type[Handler] | None = None) -> It
     """Serve a hub until the end of the block, at its ``endpoint``."""
     over = threading.Event()
     serves = type("Serving", (handler or Handler,), {"hub": hub, "over": over})
-    server = ThreadingHTTPServer(("127.0.0.1", port), serves)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield hub
-    finally:
-        over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(serves, port) as hub.endpoint:
+        try:
+            yield hub
+        finally:
+            over.set()
 
 
 def environment(endpoint: str, home: Path) -> dict[str, str]:

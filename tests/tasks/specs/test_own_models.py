@@ -6,9 +6,8 @@ import shutil
 import zipfile
 from email.message import Message
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -18,6 +17,7 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import OWN, copy_own_models
 from docmill.worker.settings import load_settings
 from release import models
+from tests.tasks.http_server import http_server
 from tests.worker.harness import ROOT
 
 
@@ -44,14 +44,10 @@ def test_models_copied_from_an_archive_or_a_url_have_their_names_and_revisions(
     for name in OWN:
         pinned, _ = pinning.pin_with_adapter(name, None, ModelFolders(models_dir, tmp_path))
         assert pinned == pinned_before[name]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(archive.parent)))
-    with server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with http_server(partial(SimpleHTTPRequestHandler, directory=str(archive.parent))) as url:
         assert copy_own_models(f"{url}/{archive.name}", models_dir, tmp_path) == [*OWN]
         with pytest.raises(HubUnreachable, match=r"nothing\.zip cannot be read"):
             copy_own_models(f"{url}/nothing.zip", models_dir, tmp_path)
-        server.shutdown()
     assert {path.name for path in models_dir.iterdir()} == {*OWN}
 
 

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.tasks.http_server import http_server
 
 MODEL = "small"
 
@@ -71,13 +73,6 @@ def usual(request: dict[str, Any]) -> ServerAnswer:
     return vectors(request) if "input" in request else completion(text_of(request).upper())
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *args: Any) -> None:
-        """Say nothing of a client that is gone."""
-
-
 class ApiServer:
     """The server. ``script`` gets each request and how often it came. It returns an answer, or None for the usual.
 
@@ -97,8 +92,6 @@ class ApiServer:
         self.at_a_time = 0
         self._times: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def of(self, text: str) -> int:
         """Return how many requests asked about this text."""
@@ -106,14 +99,9 @@ class ApiServer:
 
     @contextmanager
     def running(self) -> Iterator[ApiServer]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with http_server(self._handler()) as url:
+            self.endpoint = f"{url}/v1"
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def _answer(self, request: dict[str, Any]) -> ServerAnswer:
         key = json.dumps(request, sort_keys=True)

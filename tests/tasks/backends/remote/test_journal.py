@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import ApiServer, ServerAnswer, error, text_of
+from tests.tasks.backends.remote.conftest import Serve
 from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of, submit
 from tests.tasks.conftest import outcomes_of
 from tests.worker.harness import until
@@ -127,9 +127,8 @@ def count_answers(file: Path) -> int:
 
 
 @pytest.fixture
-def api() -> Iterator[ApiServer]:
-    with ApiServer().running() as server:
-        yield server
+def api(serve: Serve) -> ApiServer:
+    return serve()
 
 
 @pytest.mark.parametrize("spec", [GENERATE, spec_of("embed")], ids=["chat", "embeddings"])

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,9 @@ def engine_on(api: ApiServer, journal: Path | None = None, /, **patience: float)
     def opened(spec: Spec) -> Any:
         return open_backend(spec, device="remote", folders=ModelFolders(None, Path("unused")), server=server)
 
-    engine = Engine(opened)
-    engine.start()
-    try:
+    with closing(Engine(opened)) as engine:
+        engine.start()
         yield engine
-    finally:
-        engine.close()
 
 
 def submit(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
