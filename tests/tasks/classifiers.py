@@ -49,6 +49,8 @@ CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 }
 # Architectures with RoBERTa's tokenizer, which has no token types.
 BYTES = frozenset({"roberta", "xlm-roberta", "bart", "longformer"})
+# Architectures with BERT's tokenizer and token types.
+TYPED = frozenset({"bert", "electra", "squeezebert", "layoutlm", "convbert", "fnet", "funnel"})
 # Architectures whose numbers for a text depend on padding.
 READ_PADDING = frozenset({"convbert", "fnet", "nystromformer", "yoso", "funnel"})
 # Architectures whose head needs more than the last hidden states, or whose encoder needs more than tokens.
@@ -67,14 +69,7 @@ def classifier(
     **config: Any,
 ) -> Path:
     """Save a classifier of an architecture, with four labels by default."""
-    if tokenizer is None:
-        tokenizer = (
-            architectures.byte_pairs(texts)
-            if name in BYTES
-            else architectures.words(
-                texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm", "convbert", "fnet", "funnel"}
-            )
-        )
+    tokenizer = tokenizer or _tokenizer(texts, name)
     config_class, sizes = CONFIGS[name]
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -91,3 +86,12 @@ def classifier(
         if name == "bart":
             model.classification_head.out_proj.weight.data.normal_(std=SPREAD)
     return architectures.save(folder, model, tokenizer)
+
+
+def _tokenizer(texts: Sequence[str], name: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of an architecture's kind, trained on the texts."""
+    if name in BYTES:
+        return architectures.byte_pairs(texts)
+    if name == "deberta-v2":
+        return architectures.sentence_pieces(texts)
+    return architectures.words(texts, typed=name in TYPED)

@@ -148,7 +148,7 @@ class Bench:
 
     def spec(self, kind: str, model: str | Path, **options: Any) -> Spec:
         """Return the spec of a kind of task, in float32 by default."""
-        pinned, config = pinning.pin_with_adapter(str(model), None, self.folders)
+        pinned, config = pinning.pin_with_adapter(str(model), options.get("adapter"), self.folders)
         stated = pinning.read_prompts(pinned, self.folders) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 

@@ -19,7 +19,6 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoTokenizer
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.merging import merge, require_fits
 from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
@@ -113,20 +112,12 @@ def load_peft(base: Path, adapter: Path, kind: str, **options: Any) -> Any:
         return PeftModel.from_pretrained(load(base, kind, **options), str(adapter)).eval()
 
 
-def spec_of(bench: Bench, kind: str, base: Path, adapter: Path | None, **options: Any) -> Spec:
-    pinned = pinning.pin(str(base), bench.folders)
-    config = pinning.read_config(pinned, bench.folders)
-    named = None if adapter is None else str(adapter)
-    adapted, whole = pinning.with_adapter(pinned, config, named, bench.folders)
-    return plan_spec(kind, whole, pinned=adapted, dtype="float32", adapter=named, **options)
-
-
 @pytest.mark.parametrize("backend", ["transformers", "openvino"])
 def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
     benches: Benches, bases: dict[str, Path], adapters: dict[str, Path], texts: list[str], backend: str
 ) -> None:
     bench = benches(backend)
-    spec = spec_of(bench, "classify", bases["bert"], adapters["bert"])
+    spec = bench.spec("classify", bases["bert"], adapter=str(adapters["bert"]))
     model = load_peft(bases["bert"], adapters["bert"], "AutoModelForSequenceClassification", num_labels=LABELS)
     tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
     outcomes = bench.run(spec, texts)
@@ -143,11 +134,11 @@ def test_texts_are_those_that_peft_writes(
     bench: Bench, bases: dict[str, Path], adapters: dict[str, Path], texts: list[str], name: str
 ) -> None:
     base, adapter, kind = bases[name], adapters[name], ADAPTED[name][0]
-    spec = spec_of(bench, "generate", base, adapter, prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
+    spec = bench.spec("generate", base, adapter=str(adapter), prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
     prompts, model = [f"Say: {text}" for text in texts], load_peft(base, adapter, kind)
     reference = partial(generate_texts, base, prompts, model=model, max_new_tokens=NEW_TOKENS)
     expected = require_equal(bench.write(spec, texts), reference)
-    plain = spec_of(bench, "generate", base, None, prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
+    plain = bench.spec("generate", base, prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
     assert sum(text != adapted for text, adapted in zip(bench.write(plain, texts), expected, strict=True)) > 1
     assert plain.sha256 != spec.sha256
 
@@ -157,7 +148,7 @@ def test_the_config_of_a_merged_model_unties_a_layer_that_the_adapter_changes(
 ) -> None:
     # vLLM reads the config and would leave out the weights of a tied layer.
     base, adapter = bases["tied output"], adapters["tied output"]
-    spec = spec_of(bench, "generate", base, adapter, prompt="{text}")
+    spec = bench.spec("generate", base, adapter=str(adapter), prompt="{text}")
     merge(spec, base, adapter, Head.CAUSAL_TEXT, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
 
@@ -169,7 +160,7 @@ def test_vectors_are_those_of_the_adapted_encoder(
     base = save_with_modules(tmp_path / "base", bases["bert"], Pooling(32, "cls"), dense)
     folder = save_adapter(base, tmp_path / "a", "AutoModel", target_modules=["query", "dense"])
     model, tokenizer = load_peft(base, folder, "AutoModel"), AutoTokenizer.from_pretrained(base)
-    spec = spec_of(bench, "embed", base, folder)
+    spec = bench.spec("embed", base, adapter=str(folder))
     for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
         with torch.inference_mode():
             first = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0]
@@ -201,13 +192,13 @@ def test_a_folder_that_is_no_whole_lora_adapter_is_refused(
     folder = shutil.copytree(adapters["gpt2"], tmp_path / "a")
     damage(folder)
     with pytest.raises(error, match=message):
-        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+        bench.spec("generate", bases["gpt2"], adapter=str(folder), prompt="{text}")
 
 
 def test_an_adapter_whose_weights_fit_another_model_is_refused_before_weights_are_read(
     bench: Bench, bases: dict[str, Path], adapters: dict[str, Path]
 ) -> None:
-    spec = spec_of(bench, "generate", bases["llama"], adapters["gpt2"], prompt="{text}")
+    spec = bench.spec("generate", bases["llama"], adapter=str(adapters["gpt2"]), prompt="{text}")
     with pytest.raises(
         ModelUnsuitable, match=r"is an adapter of another model or for another task: its .* does not fit"
     ):
@@ -231,7 +222,7 @@ def test_files_that_change_after_the_order_are_refused(
     bench: Bench, tmp_path: Path, bases: dict[str, Path], adapters: dict[str, Path]
 ) -> None:
     folder = shutil.copytree(adapters["gpt2"], tmp_path / "a")
-    spec = spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+    spec = bench.spec("generate", bases["gpt2"], adapter=str(folder), prompt="{text}")
     (folder / "adapter_config.json").write_text((folder / "adapter_config.json").read_text() + " ")
     with pytest.raises(CannotServe, match="have changed since the job was made"):
         bench.engine.open(spec)

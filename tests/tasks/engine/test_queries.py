@@ -9,12 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.storage.core.specs import Reason, Spec
-from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe, EngineStopped
 from docmill.tasks.models.sentence_modules import Prompts, prompt
 from docmill.tasks.outputs import Failure, Vector
@@ -29,8 +27,10 @@ from docmill.worker.jobs.search import (
     with_prompt,
 )
 from tests.tasks import architectures
+from tests.tasks.backends.encoder.test_pooling import save_with_modules
 from tests.tasks.conftest import Bench, EngineOf, vectors_of
 from tests.tasks.fakes import FakeBackend
+from tests.tasks.reference import load_sentence_transformer
 
 SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "windows": "all", "algorithm": 2})
 
@@ -71,12 +71,9 @@ def test_documents_get_the_prompt_that_encode_document_gives_them(
 ) -> None:
     texts = [" ".join(text.split()[:9]) for text in descriptions[:12]]
     named = {"query": "what is it : ", "document": "title : none text : ", "sts": "the same as "}
-    folder = tmp_path / "prompted"
-    with quiet():
-        inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
-        pooling = Pooling(inner.get_embedding_dimension(), "mean")
-        model = SentenceTransformer(modules=[inner, pooling, Normalize()], prompts=named, device="cpu")
-        model.save(str(folder), create_model_card=False)
+    inner = architectures.bert(tmp_path / "bert", descriptions[:40])
+    folder = save_with_modules(tmp_path / "prompted", inner, Pooling(32), Normalize(), prompts=named)
+    model = load_sentence_transformer(folder)
 
     def encode(**options: str) -> np.ndarray:
         return np.asarray(model.encode(texts, show_progress_bar=False, **options))

@@ -30,7 +30,7 @@ from docmill.tasks.models.families import (
 )
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
-from tests.tasks import architectures, decoders
+from tests.tasks import architectures, classifiers, decoders
 from tests.tasks.backends.encoder.test_pooling import save_with_modules
 from tests.tasks.conftest import Bench
 from tests.tasks.fakes import PINNED, plan_spec
@@ -39,11 +39,8 @@ from tests.tasks.fakes import PINNED, plan_spec
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
     """Return the folder of a masked language model, which the other models are made of."""
-    folder = tmp_path_factory.mktemp("bert")
-    base = architectures.bert(folder / "base", descriptions[:40])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    config = transformers.AutoConfig.from_pretrained(base)
-    return architectures.save(folder / "mlm", transformers.BertForMaskedLM(config), tokenizer)
+    folder = tmp_path_factory.mktemp("bert") / "mlm"
+    return classifiers.classifier(folder, descriptions[:40], "bert", head=transformers.AutoModelForMaskedLM)
 
 
 def save_splade(bert: Path, folder: Path) -> None:

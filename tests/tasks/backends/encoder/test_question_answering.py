@@ -19,7 +19,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.outputs import Head, SpanScores
-from tests.tasks import architectures, classifiers
+from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.kinds.test_answer_spans import Case, by_hand, places_of
@@ -32,11 +32,8 @@ LONGEST = 30
 
 
 def save_model(folder: Path, lines: Sequence[str], name: str) -> Path:
-    tokenizer = architectures.sentence_pieces(lines) if name == "deberta-v2" else None
-    labels = {0: "start", 1: "end"}
-    return classifiers.classifier(
-        folder, [*lines, *QUESTIONS], name, head=AutoModelForQuestionAnswering, tokenizer=tokenizer, id2label=labels
-    )
+    texts, labels = [*lines, *QUESTIONS], {0: "start", 1: "end"}
+    return classifiers.classifier(folder, texts, name, head=AutoModelForQuestionAnswering, id2label=labels)
 
 
 class Reference:

@@ -19,7 +19,7 @@ from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import trimmed
-from tests.tasks import architectures, classifiers
+from tests.tasks import classifiers
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
@@ -36,16 +36,8 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 UNKNOWN = ["A name☃name and ☃☃ of ☃x.", "漢字 names, 漢字-names"]
 
 
-def save_model(folder: Path, lines: Sequence[str], name: str, **config: Any) -> Path:
-    tokenizer = architectures.sentence_pieces(lines) if name == "deberta-v2" else None
-    return classifiers.classifier(
-        folder,
-        lines,
-        name,
-        head=AutoModelForTokenClassification,
-        tokenizer=tokenizer,
-        **{"id2label": LABELS, **config},
-    )
+def save_model(folder: Path, lines: Sequence[str], name: str) -> Path:
+    return classifiers.classifier(folder, lines, name, head=AutoModelForTokenClassification, id2label=LABELS)
 
 
 def tag_by_pipeline(folder: Path, texts: Sequence[str], *strategies: str) -> list[list[list[Entity]]]:

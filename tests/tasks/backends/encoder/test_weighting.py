@@ -19,7 +19,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
-from tests.tasks.backends.test_adapters import load_peft, save_adapter, spec_of
+from tests.tasks.backends.test_adapters import load_peft, save_adapter
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.real_lines import half_and_more
 
@@ -100,7 +100,7 @@ def test_an_adapter_is_merged_before_tokens_are_weighed(lines: list[str], benche
     adapted = load_peft(folder, adapter, "AutoModelForMaskedLM")
     bench = benches("transformers")
     plain = bench.run(bench.spec("sparse", folder), texts)
-    outcomes = bench.run(spec_of(bench, "sparse", folder, adapter), texts)
+    outcomes = bench.run(bench.spec("sparse", folder, adapter=str(adapter)), texts)
     for text, outcome, without_adapter in zip(texts, outcomes, plain, strict=True):
         with torch.inference_mode():
             logits = adapted(**tokenizer(text, return_tensors="pt")).logits[0]
