@@ -215,6 +215,10 @@ def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) ->
     return save(folder, model, tokenizer)
 
 
+# The special tokens of BERT and DeBERTa.
+IN_BRACKETS: dict[str, Any] = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+
+
 def words(texts: Sequence[str], *, typed: bool) -> transformers.PreTrainedTokenizerFast:
     """Return a tokenizer of BERT's kind. If ``typed``, it marks the second text of a pair."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
@@ -226,13 +230,9 @@ def words(texts: Sequence[str], *, typed: bool) -> transformers.PreTrainedTokeni
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        mask_token="[MASK]",
         model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
         model_max_length=128,
+        **IN_BRACKETS,
     )
 
 
@@ -243,8 +243,7 @@ def sentence_pieces(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFas
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **IN_BRACKETS)
 
 
 def byte_pairs(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:

@@ -56,12 +56,8 @@ def embed_spec(folder: Path, quality: str = "float32") -> Spec:
     return Spec(kind="embed", model=str(folder), revision="sha256:00", quality=quality)
 
 
-def assignment_of(spec: Spec, cache_dir: Path) -> Assignment:
-    return Assignment(spec, Path(spec.model), "cpu", cache_dir, Head.POOLING)
-
-
 def open_openvino(spec: Spec, cache_dir: Path) -> OpenVinoBackend:
-    return OpenVinoBackend(assignment_of(spec, cache_dir))
+    return OpenVinoBackend(Assignment(spec, Path(spec.model), "cpu", cache_dir, Head.POOLING))
 
 
 @pytest.fixture(scope="module")
