@@ -33,21 +33,7 @@ def test_the_mean_of_the_windows_is_weighted_by_their_tokens() -> None:
     assert (outcome.text, outcome.flags) == ("b", ("windowed",))
 
 
-def test_the_highest_score_of_each_label_is_taken_if_asked_for() -> None:
-    outcome = join_windows(Classify(take_max=True), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30])
-    assert scores_of(outcome) == {"a": 0.9, "b": 0.8}
-
-
 SCORES = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(lambda row: dict(zip("abc", row, strict=True)))
-
-
-@given(SCORES, st.integers(1, 500), st.booleans())
-def test_a_text_of_one_window_has_the_scores_of_the_window(
-    window: dict[str, float], tokens: int, take_max: bool
-) -> None:
-    outcome = join_windows(Classify(take_max), [window], [tokens])
-    assert scores_of(outcome) == window
-    assert outcome.flags == ()
 
 
 SENTENCES = {"sports": "It is about sports.", "the economy": "It is about money and trade in all of the world."}

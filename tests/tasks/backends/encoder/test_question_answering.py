@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from docmill.storage.core.specs import Outcome
@@ -20,7 +18,7 @@ from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.outputs import Head, SpanScores
 from tests.tasks import classifiers
-from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS
+from tests.tasks.backends.encoder.test_token_classification import PACKED
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.kinds.test_answer_spans import Case, by_hand, places_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
@@ -101,31 +99,6 @@ def test_answers_are_those_of_transformers_for_every_architecture(
                 assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
                 assert isinstance(opened._states_of, PackedEncoder) is (name in PACKED)
     assert len({data_of(outcome)["data"]["answer_1_spans"][0]["text"] for outcome in outcomes}) > len(lines) / 2
-
-
-@half_and_more(["deberta-v2", "bert", "roberta"])
-def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
-    name: str, lines: list[str], benches: Benches, tmp_path: Path
-) -> None:
-    folder = save_model(tmp_path / name, lines, name)
-    bench = benches("transformers")
-    options: dict[str, Any] = {"question": "What {meta.is} it?", "always_answer": True, "top_k": 4}
-    specs = [bench.spec("answer", folder, **options, **more) for more in ({}, {"window_tokens": 40})]
-
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
-    def holds(texts: list[str]) -> None:
-        for spec in specs:
-            outcomes = bench.run(spec, [f"What was it?\n{text}" for text in texts])
-            for text, outcome in zip(texts, outcomes, strict=True):
-                record = data_of(outcome)["data"]
-                assert record["answer"] == (record["answer_spans"][0]["text"] if record["answer_spans"] else None)
-                for span in record["answer_spans"]:
-                    assert span["text"]
-                    assert text[span["start"] : span["end"]] == span["text"] == span["text"].strip()
-                    assert 0 <= span["start"] < span["end"] <= len(text)
-
-    holds()
 
 
 def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(

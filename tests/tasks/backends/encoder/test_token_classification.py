@@ -17,10 +17,9 @@ from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import trimmed
 from tests.tasks import classifiers
-from tests.tasks.conftest import Bench, Benches, data_of
+from tests.tasks.conftest import Benches, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
@@ -98,11 +97,6 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
             assert bench.engine.open(spec)["backend"] == backend
             reference = partial(tag_by_strategy, folder, texts, strategy)
             require_equal([*map(entities_of, outcomes)], reference, same=same_entities, expected=expected)
-
-
-def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:
-    with pytest.raises(ModelUnsuitable, match=r"needs a model with a head for token classification; minilm \(Bert"):
-        bench.spec("entities", "minilm")
 
 
 SCRIPTS = st.sampled_from(

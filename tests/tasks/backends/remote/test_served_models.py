@@ -135,20 +135,6 @@ def test_retry_after_is_seconds_or_a_date_and_an_absurd_one_is_the_usual_pause(
     assert passing.wait_s == wait_s
 
 
-def test_a_request_is_repeated_if_its_answer_takes_too_long(serve: Serve) -> None:
-    never = threading.Event()
-
-    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
-        if times == 1:
-            never.wait(60)
-        return None
-
-    server = serve(script)
-    assert compute(server, GENERATE, ["a text"], answer_s=2)[0].text == "A TEXT"
-    assert server.of("a text") == 2
-    never.set()
-
-
 def test_a_text_that_the_server_refuses_fails_with_the_reason_and_is_not_sent_again(serve: Serve) -> None:
     long = "maximum context length is 4096 tokens, and yours has 5000"
     server = serve(lambda request, _: error(400, long) if "number 3." in text_of(request) else None)
