@@ -1,15 +1,14 @@
-"""A command is one module and one line of the registry; help groups the commands and loads no module."""
+"""Values of options and arguments that are refused in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
-from docmill.worker.cli import OWN_COMMANDS, commands, docmill
+from docmill.worker.cli import docmill
 
 
 def _parameters(group: click.Group) -> Iterator[click.Parameter]:
@@ -39,9 +38,3 @@ def test_every_number_and_every_name_of_a_list_is_refused_in_words_and_with_the_
                 convert(value, parameter, None)
             refused += 1
     assert refused > 50
-
-
-@pytest.mark.parametrize("folder", commands.__path__)
-def test_every_module_of_a_command_is_registered(folder: str) -> None:
-    modules = {file.stem for file in Path(folder).glob("*.py")} - {"__init__"}
-    assert modules == {command.module.rpartition(".")[2] for command in OWN_COMMANDS.values()}
