@@ -36,18 +36,14 @@ def test_results_are_saved_in_each_format_that_the_page_offers(browse: Browse, d
     assert CalamineWorkbook.from_filelike(BytesIO(files[".xlsx"])).get_sheet_by_index(0).height == len(cells)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".parquet", "", ".csv.gz"])
-def test_other_files_are_not_there(browse: Browse, database: Database, suffix: str) -> None:
-    job = marked_job(database)
-    assert browse().get(f"/jobs/{job}/results{suffix}").status_code == 404
-
-
-def test_a_job_that_goes_on_or_is_too_large_has_no_file(
+def test_other_files_are_not_there_nor_those_of_a_job_that_goes_on_or_is_too_large(
     browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = marked_job(database)
     open_job = read(database, request(corpus="open"), numbered(3)).id
     browser = browse()
+    for suffix in (".npy", ".parquet", "", ".csv.gz"):
+        assert browser.get(f"/jobs/{job}/results{suffix}").status_code == 404
     assert browser.get(f"/jobs/{open_job}/results.csv").status_code == 404
     monkeypatch.setattr(jobs, "MOST_DOCUMENTS", 2)
     assert browser.get(f"/jobs/{job}/results.csv").status_code == 404
