@@ -106,8 +106,8 @@ class Renewals:
         return answer
 
 
-def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
-    renewals = Renewals()
+def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on_also_after_the_store_was_away() -> None:
+    renewals = Renewals(None, None, True)
     with hold_lease("run 1", renewals, 0.06) as held:
         for _ in range(3):
             assert renewals.requests.acquire(timeout=WITHIN_S)
@@ -140,14 +140,6 @@ def test_a_lease_is_checked_after_the_last_item() -> None:
     assert items == [0, 1, 2], "all were done, and the one who did them is told before it says so"
     with hold_lease("run 1", Renewals(True), 3_600.0) as held:
         assert [*held.along(range(3))] == [0, 1, 2]
-
-
-def test_a_lease_survives_a_store_that_is_away() -> None:
-    renewals = Renewals(None, None, True)
-    with hold_lease("run 1", renewals, 0.06) as held:
-        for _ in range(3):
-            assert renewals.requests.acquire(timeout=WITHIN_S)
-        held.check()
 
 
 def test_work_that_is_told_to_stop_begins_nothing_more() -> None:

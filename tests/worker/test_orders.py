@@ -248,13 +248,14 @@ def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
     assert count_rows(database, Job) == 1
 
 
+def lose_connection(*_: object) -> None:
+    raise redis.ConnectionError
+
+
 @pytest.mark.parametrize("ends", ["killed", "stopped", "cut off"])
 def test_only_an_order_whose_process_vanished_counts_as_a_death(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise redis.ConnectionError
-
     broker, stop = Broker(redis_url), threading.Event()
     attempt = broker.attempt(ends, 60.0, stop)
     _, renew = attempt.__enter__()
@@ -263,7 +264,7 @@ def test_only_an_order_whose_process_vanished_counts_as_a_death(
         renew()
     if ends == "cut off":
         with monkeypatch.context() as patch:
-            patch.setattr(broker._redis, "delete", fail)
+            patch.setattr(broker._redis, "delete", lose_connection)
             attempt.__exit__(None, None, None)
     broker._redis.delete(f"{KEY_PREFIX}lease:{ends}")  # as it lapses
     with broker.attempt(ends, 60.0, threading.Event()) as (deaths, _):
@@ -273,9 +274,6 @@ def test_only_an_order_whose_process_vanished_counts_as_a_death(
 def test_an_order_whose_lease_lapsed_while_redis_was_away_is_taken_back_unless_another_process_has_it(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise redis.ConnectionError
-
     broker, other, stop = Broker(redis_url), Broker(redis_url), threading.Event()
     with broker.attempt("outage", 60.0, stop) as (_, renew):
         broker._redis.delete(f"{KEY_PREFIX}lease:outage")  # as it lapses
@@ -284,7 +282,7 @@ def test_an_order_whose_lease_lapsed_while_redis_was_away_is_taken_back_unless_a
             pass
         broker._redis.delete(f"{KEY_PREFIX}lease:outage")
         with monkeypatch.context() as patch:  # it is away again
-            patch.setattr(Lock, "acquire", fail)
+            patch.setattr(Lock, "acquire", lose_connection)
             assert renew()
         with other.attempt("outage", 60.0, stop) as (_, renew_other):
             assert not renew()

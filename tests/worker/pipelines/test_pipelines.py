@@ -210,34 +210,23 @@ def test_a_run_that_came_due_while_no_worker_lived_is_run_once_and_written(
     assert [result["steps"]["line"]["text"] for result in read_output(fleet)] == [f"text {n}" for n in range(300)]
 
 
-def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
-    database: Database, tmp_path: Path, advance_run: Callable[..., Any]
-) -> None:
-    text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
-    keep(database, tmp_path, text)
-    job = read(database, request(spec=TRANSLATE), numbered(3))
-    finish(database)
-    run = run_of_job(database, job.id)
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert advance_run(run).state == "running"
-    assert advance_run(run).state == "done"
-    assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
-
-
-def test_a_run_whose_results_change_while_its_parts_are_written_waits_and_does_not_fail(
+def test_a_run_whose_parts_another_worker_writes_or_whose_results_change_meanwhile_waits_and_does_not_fail(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advance_run: Callable[..., Any]
 ) -> None:
     keep(database, tmp_path, NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2'))
     job = read(database, request(spec=TRANSLATE), numbered(3))
     finish(database, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
     run = run_of_job(database, job.id)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert advance_run(run).state == "running"
     with monkeypatch.context() as patch:
         patch.setattr(HeldLease, "confirm", lambda self: jobs.retry(database, job.id))  # once the rows are read
         assert advance_run(run).state == "running"
     finish(database)
     assert advance_run(run).state == "done"
+    assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
 
 
 def test_a_run_whose_job_is_retried_before_its_output_is_written_waits_for_it(

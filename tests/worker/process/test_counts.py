@@ -7,7 +7,7 @@ import pytest
 from docmill.worker.process.counts import COMPUTING, READING, WINDOW_S, TimeUse
 
 
-class _Clock:
+class Clock:
     now = 100.0
 
     def __call__(self) -> float:
@@ -15,7 +15,7 @@ class _Clock:
 
 
 def test_time_of_threads_is_counted_by_phase() -> None:
-    clock = _Clock()
+    clock = Clock()
     use = TimeUse(clock)
     with use.spent(READING):
         clock.now += 2
@@ -27,7 +27,7 @@ def test_time_of_threads_is_counted_by_phase() -> None:
 
 
 def test_time_older_than_a_minute_does_not_count() -> None:
-    clock = _Clock()
+    clock = Clock()
     use = TimeUse(clock)
     for _ in range(40):
         with use.spent(COMPUTING):

@@ -47,6 +47,7 @@ from docmill.worker.settings import load_settings
 from tests.storage.builders import COPY, at_once, read, request, set_shard, shard, sign_on, take
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until
+from tests.worker.process.test_counts import Clock
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
 
@@ -357,13 +358,6 @@ def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(monk
     shards.leave(second)
     now[0] = 200.0
     assert shards.worked_s() == 4.0
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -41,10 +41,6 @@ SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
 FR_EN: dict[str, Any] = {"source_lang": "fr", "target_lang": "en"}
 
 
-def served_spec(name: str) -> Spec:
-    return Spec("generate", f"openai:{name}", "served", params={"prompt": "{text}"})
-
-
 STEP = """
 name = "p"
 corpus.source = "a.jsonl"

@@ -132,6 +132,11 @@ IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
+def prepare_request(settings: Settings, task: str, model: str, **options: Any) -> None:
+    request = Request(source=str(FRENCH), task=task, model=model, options=kinds.options(task, **options))
+    prepare(settings, request)
+
+
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("task", "model", "options", "message"), IMPOSSIBLE)
 def test_options_that_config_and_tokenizer_rule_out_are_refused_before_the_source_is_read(
@@ -139,25 +144,14 @@ def test_options_that_config_and_tokenizer_rule_out_are_refused_before_the_sourc
 ) -> None:
     model_name = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
     with pytest.raises(TaskError, match=message):
-        prepare(
-            settings, Request(source=str(FRENCH), task=task, model=model_name, options=kinds.options(task, **options))
-        )
+        prepare_request(settings, task, model_name, **options)
 
 
 @pytest.mark.usefixtures("forked")
 def test_options_that_just_fit_are_accepted(settings: Settings, llama: Path) -> None:
     for limits in ({"window_tokens": 60}, {"max_new_tokens": 200}):
-        prepare(
-            settings,
-            Request(
-                source=str(FRENCH),
-                task="generate",
-                model=str(llama),
-                options=kinds.options("generate", prompt="{text}", **limits),
-            ),
-        )
-    most = kinds.options("translate", source_lang="fr", target_lang="en", max_new_tokens=512)
-    prepare(settings, Request(source=str(FRENCH), task="translate", model="marian-ddtp", options=most))
+        prepare_request(settings, "generate", str(llama), prompt="{text}", **limits)
+    prepare_request(settings, "translate", "marian-ddtp", **FR_EN, max_new_tokens=512)
 
 
 def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
