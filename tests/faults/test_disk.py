@@ -112,17 +112,3 @@ def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite: Database, tmp_p
     writer.close()
     assert status.done == 8 * SHARD_TEXTS
     assert "Traceback" not in fleet.log("worker")
-
-
-def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite: Database, tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, sqlite, None)
-    fleet.patch(IMPATIENT)
-    writer = sqlite3.connect(str(sqlite.file), isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
-    path = fleet.corpus(numbered(3))
-    refused = fleet("enqueue", "translate", path, "--model", "null", code=3)
-    assert "locked by another writer" in refused.stderr
-    writer.execute("ROLLBACK")
-    writer.close()
-    fleet("enqueue", "translate", path, "--model", "null")
-    assert fleet.states() == {"planned": 1}

@@ -60,8 +60,9 @@ def test_both_clients_read_the_same_out_of_a_url(url: str, expected: dict[str, A
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://queue", "a Redis URL is"),
-        ("redis://queue:port/0", "a Redis URL is"),
+        ("http://:secret@queue", "a Redis URL is"),
+        ("redis://:secret@queue:port/0", "a Redis URL is"),
+        ("redis//:secret@queue/0", "a Redis URL is"),
         ("redis://queue/none", "a Redis URL is"),
         ("unix://", "a Redis URL is"),
         ("unix:///run/redis.sock?db=x", "a Redis URL is"),
