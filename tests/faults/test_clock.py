@@ -14,7 +14,7 @@ from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.faults.test_runs import HOURLY, STEPS
 from tests.storage.aging import step_clock
 from tests.storage.builders import sign_on
-from tests.worker.harness import kill_machine, until
+from tests.worker.harness import until
 
 HOUR_S = 3600.0
 # These are compared with the database's clock.
@@ -22,7 +22,6 @@ TIMES: tuple[Any, ...] = (
     *(Shard.lease_until, Shard.not_before, PipelineRun.lease_until, PipelineRun.handed_at, PipelineRow.looked_at),
     *(Lease.until, Worker.seen_at, Worker.consumed_at, Refusal.refused_at),
 )
-STEP_S = [pytest.param(HOUR_S, id="forwards"), pytest.param(-HOUR_S, id="backwards")]
 
 
 def step(fleet: Fleet, by_s: float) -> None:
@@ -41,22 +40,6 @@ def test_a_clock_that_steps_back_and_forth_takes_no_shard_from_its_holder(fleet:
         fleet.finish(job)
     shards = fleet.shards(Shard.attempt, Shard.lapses, Shard.suspect)
     assert {(row.attempt, row.lapses, row.suspect) for row in shards} == {(1, 0, 0)}
-
-
-@pytest.mark.both_stores
-@pytest.mark.parametrize("by_s", STEP_S)
-def test_after_a_step_of_the_clock_the_shards_of_a_machine_that_died_are_free_within_its_lease(
-    fleet: Fleet, by_s: float
-) -> None:
-    job = fleet.give(numbered(4 * SHARD_TEXTS), model="null@2000")
-    machine = fleet.start_worker(fault="batch:hang")
-    until(lambda: fleet.states()["running"] > 1, "it holds shards")
-    kill_machine(machine)
-    fleet.move_to_another_machine()
-    step(fleet, by_s)
-    with fleet.worker():
-        fleet.finish(job)
-    assert {row.suspect for row in fleet.shards(Shard.suspect)} == {0}
 
 
 @pytest.mark.both_stores
