@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Ingest
 from docmill.storage.errors import StorageError
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -109,21 +107,6 @@ def test_files_that_are_left_out_and_never_were_documents_stop_nothing(
     assert present(database).keys() == {"a.txt"}
 
 
-def test_a_mount_that_fails_hides_what_is_below_it_and_nothing_of_it_is_marked(
-    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write(tmp_path / "notes", "a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt")
-    read(folder)
-    (folder / "c.txt").unlink()
-    break_off(monkeypatch, "mount")
-    enqueued = read(folder)
-    assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt"}
-    assert "mount/ was rejected" in (enqueued.not_pruned or "")
-    enqueued = read(folder, prune_rejected="keep")
-    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
-    assert present(database).keys() == {"a.txt", "b.txt", "mount/d.txt", "mount/e.txt"}
-
-
 def test_a_mount_that_fails_below_a_pattern_keeps_the_records_of_its_files(
     database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,11 +140,13 @@ def test_a_mount_that_is_empty_marks_no_more_than_prune_max_allows(
     assert present(database).keys() == {"a.txt"}
 
 
-def test_a_rejected_record_stops_pruning_and_its_place_is_said(
+def test_a_rejected_record_and_an_empty_source_stop_pruning_and_the_reason_is_said(
     database: Database, read: Read, tmp_path: Path
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b", "c", "d")))
+    nothing_missing = read(lines(path, *record("a", "b", "c", "d"), "{}"))
+    assert (nothing_missing.counts.rejected, nothing_missing.not_pruned) == (1, None)
     enqueued = read(lines(path, *record("a", "b"), {"id": "c", "text": None}))
     assert present(database).keys() == {"a", "b", "c", "d"}
     reason = enqueued.not_pruned or ""
@@ -169,6 +154,12 @@ def test_a_rejected_record_stops_pruning_and_its_place_is_said(
     assert "corpus.jsonl:3 was rejected" in reason
     assert "--prune-rejected keep" in reason
     assert read_status(database, enqueued.id).not_pruned == reason
+    unreadable_id = read(lines(path, *record("a", "b"), '{"text": "cut o'), prune_rejected="keep")
+    assert present(database).keys() == {"a", "b", "c", "d"}
+    assert "corpus.jsonl:3 was rejected, and its id cannot be read" in (unreadable_id.not_pruned or "")
+    empty = read(lines(path), prune_max=100)
+    assert present(database).keys() == {"a", "b", "c", "d"}
+    assert "no records" in (empty.not_pruned or "")
 
 
 @pytest.mark.parametrize(
@@ -202,16 +193,6 @@ def test_a_row_with_too_many_or_too_few_fields_keeps_its_old_version(
     assert present(database).keys() == {"a", "b", "c"}
 
 
-def test_a_record_whose_id_nobody_can_read_marks_nothing_and_says_so(
-    database: Database, read: Read, tmp_path: Path
-) -> None:
-    path = tmp_path / "corpus.jsonl"
-    read(lines(path, *record("a", "b", "c", "d")))
-    enqueued = read(lines(path, *record("a", "b"), '{"text": "cut o'), prune_rejected="keep")
-    assert present(database).keys() == {"a", "b", "c", "d"}
-    assert "corpus.jsonl:3 was rejected, and its id cannot be read" in (enqueued.not_pruned or "")
-
-
 def test_a_file_of_several_that_cannot_be_read_keeps_its_documents(
     database: Database, read: Read, tmp_path: Path
 ) -> None:
@@ -234,23 +215,6 @@ def test_a_source_that_breaks_off_marks_nothing(database: Database, read: Read, 
         enqueued = read(lines(path, "id,text", "a,text a", "b,text b", '"c'), **options)
         assert len(present(database)) == 4
         assert "corpus.csv:4 was rejected" in (enqueued.not_pruned or "")
-
-
-def test_an_empty_source_marks_nothing(database: Database, read: Read, tmp_path: Path) -> None:
-    path = tmp_path / "corpus.jsonl"
-    read(lines(path, *record("a", "b")))
-    enqueued = read(lines(path), prune_max=100)
-    assert len(present(database)) == 2
-    assert "no records" in (enqueued.not_pruned or "")
-
-
-def test_where_nothing_is_missing_a_rejected_record_says_nothing_of_pruning(
-    database: Database, read: Read, tmp_path: Path
-) -> None:
-    path = tmp_path / "corpus.jsonl"
-    read(lines(path, *record("a", "b")))
-    assert read(lines(path, *record("a", "b"), "{}")).not_pruned is None
-    assert database.values(select(Ingest.not_pruned)) == [None, None]
 
 
 def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_path: Path) -> None:
