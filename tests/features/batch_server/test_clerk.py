@@ -509,17 +509,3 @@ def test_a_batch_is_sampled_anew_only_where_the_server_says_so(
         for n in (4, 5):
             wait(alice, start(alice, file))
             assert count_rows(api.database, OutcomeRow) == n
-
-
-def test_two_servers_behind_one_address_share_files_and_batches(
-    api: Api, alice: openai.OpenAI, embedded: Docmill
-) -> None:
-    with running(api.database, embedded.folder / "home") as other, api.clerk, other.clerk, embedded.worker():
-        elsewhere = client(other.url, alice.api_key)
-        file = put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)))
-        once = {"extra_headers": {"Idempotency-Key": "one"}}
-        batches = [start(sender, file, **once) for sender in (elsewhere, alice)]
-        assert batches[0].id == batches[1].id
-        done = wait(alice, batches[0])
-        assert len(read(elsewhere, done.output_file_id)) == 5
-    assert (count_rows(api.database, Job), count_rows(api.database, ApiFile)) == (1, 2)

@@ -19,9 +19,9 @@ from sqlalchemy import select
 
 from docmill.features.batch_server.stored_files import OUTPUT, ApiFile, FileWriter
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, OutcomeRow, Shard
+from docmill.storage.core.schema import Job, OutcomeRow
 from tests.faults.fleet import Fleet
-from tests.faults.servers import PostgresCluster, RedisServer
+from tests.faults.servers import PostgresCluster
 from tests.features.batch_server.api import chat, client, put, read, start, wait
 from tests.storage.builders import count_rows
 from tests.worker.harness import kill_group, until
@@ -145,25 +145,6 @@ def test_a_database_that_is_killed_in_the_middle_of_a_batch_costs_no_answer(
         assert isinstance(error, openai.InternalServerError), repr(error)
         assert (error.status_code, error.type, error.code) == (503, "server_error", "store_away")
         assert error.response.headers["content-type"] == "application/json"
-
-
-@MIDDLES
-def test_a_queue_that_is_killed_in_the_middle_of_a_batch_is_not_noticed_by_its_clients(
-    own_redis: RedisServer, restartable: Database, tmp_path: Path, status: str, table: str
-) -> None:
-    fleet = Fleet(tmp_path, restartable, own_redis.url)
-    with serve(fleet) as alice, fleet.worker():
-        with in_the_middle(fleet, alice, put(alice, *LINES), status, table) as batch:
-            own_redis.kill()
-            with Polling(alice, batch) as polling:
-                until(lambda: len(polling.batches) > 5, "answers while the queue is away")
-        if status == "validating":
-            until(lambda: alice.batches.retrieve(batch.id).status == "in_progress", "its lines are read all the same")
-        own_redis.start()
-        # Its messages are lost, which maintenance believes after a while.
-        fleet.set_shards(dispatched_at=Shard.dispatched_at - 60.0)
-        check_answers(fleet, alice, wait(alice, batch))
-    assert polling.errors == []
 
 
 def test_a_download_breaks_off_when_the_database_is_killed_and_the_next_one_has_all(
