@@ -51,11 +51,3 @@ def test_the_windows_of_a_model_with_an_adapter_are_those_of_the_two_together(be
     changed = replace(spec, params={**spec.params, "adapter_revision": "sha256:1"})
     with pytest.raises(CannotServe, match="have changed since the job was made"):
         cut(bench, changed, LONG)
-
-
-def test_a_model_that_is_not_here_is_refused_with_the_reason(bench: Bench) -> None:
-    spec = replace(bench.spec("embed", "null"), model="no-such/model", revision="0" * 40)
-    with pytest.raises(CannotServe, match="no-such/model is not on this machine"):
-        cut(bench, spec, "one two")
-    with pytest.raises(CannotServe, match="copy it to the same path"):
-        cut(bench, replace(spec, model="/no/model", revision="sha256:1"), "one two")
