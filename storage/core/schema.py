@@ -616,7 +616,7 @@ class PipelineRow(Base):
 class PipelineRun(Base):
     """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
 
-    `state`: due, reading (its source), running (its job), done, failed, skipped (an earlier run was still going).
+    `state`: due, reading (its source), running (its job), done, failed, skipped (an earlier run had not ended).
     `handed_at` is the time when a worker was last asked to continue it. `owner` holds it under a lease
     (`storage.pipelines.pipelines`): a worker that reads the source or writes the output, or a command that runs it.
     """

@@ -128,7 +128,7 @@ def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
         going = select(PipelineRun.id).where(PipelineRun.pipeline_id == pipeline.id, _OPEN)
         values: dict[str, Any] = {"state": "due"}
         if pipeline.schedule["overlap"] == "skip" and (before := transaction.scalar(going.limit(1))) is not None:
-            reason = f"run {before} was still going"
+            reason = f"run {before} had not ended"
             values = {"state": "skipped", "reason": reason, "finished_at": db_now()}
         made = (
             transaction.insert(PipelineRun)

@@ -126,7 +126,7 @@ def test_a_run_that_is_due_while_the_last_one_is_running_is_skipped_with_the_rea
     pipelines.fire(database, keep_pipeline(database), 100.0)
     pipelines.fire(database, keep_pipeline(database), 200.0)
     first, second = runs(database)
-    assert (second.state, second.reason) == ("skipped", f"run {first.id} was still going")
+    assert (second.state, second.reason) == ("skipped", f"run {first.id} had not ended")
     pipelines.note(database, first, "done")
     pipelines.fire(database, keep_pipeline(database), 300.0)
     assert runs(database)[-1].state == "due"
