@@ -123,7 +123,7 @@ def enqueue(
 
     The job is durable when this returns, even if Redis is down. After a crash, the same call continues the job.
     Raises WorkerError under `strict`, JobStopped when the job was cancelled meanwhile, StorageError for a key that
-    came with other arguments.
+    came with other arguments, and for a source that was read by other fields before.
     """
     with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
         job = jobs.open_job(database, _job_request(prepared, span))
