@@ -31,7 +31,7 @@ from tests.faults.servers import PostgresCluster, open_folder
 from tests.kinds import KINDS
 from tests.storage import builders
 from tests.storage.builders import claim_next, done
-from tests.worker.harness import kill_group, until
+from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "-", "backend": "-", "versions": {}}
 
@@ -152,32 +152,6 @@ def restore_dump(database: Database, backup: Path, url: str, programs: Path) -> 
 
 def run_program(program: Path, *arguments: object) -> None:
     subprocess.run([program, *map(str, arguments)], check=True, capture_output=True)
-
-
-def test_a_restored_backup_beside_todays_queue_is_harmless(
-    tmp_path: Path, store: Database, redis_url: str, back_up: BackUp
-) -> None:
-    fleet = Fleet(tmp_path, store, redis_url)
-    yesterdays, todays, tomorrows = (numbered(n * SHARD_TEXTS, n * 10**6) for n in (2, 40, 3))
-    first = fleet.give(yesterdays)
-    with fleet.worker():
-        fleet.finish(first)
-    restore = back_up()
-    lost = fleet.give(todays, model="null@12000")
-    worker = fleet.start_worker(fault="batch:hang@4")
-    until(fleet.strikes, "some of it runs")
-    assert fleet.states()["queued"], "and some is in the queue"
-    kill_group(worker)
-    restore()
-    later = fleet.give(tomorrows)
-    assert later == lost, "numbers are given again"
-    with fleet.worker():
-        fleet.finish(later)
-        repeated = fleet.give(todays, model="null@12000")
-        fleet.finish(repeated)
-    for job, texts in ((first, yesterdays), (later, tomorrows), (repeated, todays)):
-        assert_own_texts(fleet, job, texts)
-    assert "Traceback" not in fleet.log("worker")
 
 
 def test_a_claim_of_a_shard_that_a_restored_backup_does_not_have_is_void(
