@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -16,14 +16,14 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import gc, needed, retention
+from docmill.storage.deletion import gc, needed
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import assert_status, fire_run, keep_pipeline, numbered, read, request, take_run
+from tests.storage.builders import assert_status, fire_run, keep_pipeline, migrate, numbered, read, request, take_run
 from tests.storage.fleet import Fleet
 
 LIMIT_DAYS = 25.0  # the steps of time below never end on it
@@ -51,11 +51,6 @@ def run(database: Database, *specs: Spec, corpus: str = "books") -> int:
 def count_results(database: Database) -> Counter[str]:
     """Count the results of each model."""
     return Counter(database.values(select(SpecRow.model).join(OutcomeRow, OutcomeRow.spec_id == SpecRow.id)))
-
-
-def spec_id(database: Database, model: str) -> int:
-    [number] = database.values(select(SpecRow.id).where(SpecRow.model == model))
-    return number
 
 
 def test_results_of_a_replaced_model_are_deleted_and_the_status_names_the_rule(database: Database) -> None:
@@ -129,25 +124,15 @@ def test_a_migration_needs_both_models_while_it_can_be_undone_and_then_only_the_
     database: Database,
 ) -> None:
     states = ("filling", "switched", "dropped", "cancelled", "undone")
-    for number, state in enumerate(states, 1):
-        for model in (f"before {state}", f"after {state}"):
-            run(database, spec(model=model))
-        specs = {"old_spec_id": spec_id(database, f"before {state}"), "new_spec_id": spec_id(database, model)}
-        values = {"id": number, "corpus_id": 1, "old_job_id": 1, **specs, "state": state}
-        row = insert(ReplacementRow).values(**values, created_at=db_now(), ended_at=db_now())
-        database.execute(row)
+    for state in states:
+        old, new = (spec(model=f"{when} {state}") for when in ("before", "after"))
+        run(database, old)
+        run(database, new)
+        this = update(ReplacementRow).where(ReplacementRow.id == migrate(database, 1, old, new))
+        database.execute(this.values(state=state, ended_at=db_now()))
     run(database, spec(model="last"))
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)
     of_undoable = {f"{when} {state}" for when in ("before", "after") for state in ("filling", "switched")}
     of_ended = {"after dropped", "before cancelled", "before undone"}
     assert count_results(database).keys() == {"last", *of_undoable, *of_ended}
-
-
-def test_a_rule_without_an_age_removes_nothing(database: Database) -> None:
-    run(database, spec(model="m1"))
-    run(database, spec(model="m2"))
-    days_pass(database, 1_000)
-    removed, _ = retention.apply(database, {"shards": LIMIT_S})
-    assert removed.keys() == {"shards", "texts"}
-    assert count_results(database) == {"m1": 3, "m2": 3}

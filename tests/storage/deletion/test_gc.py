@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select, update
@@ -33,12 +34,16 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
+    EMBED,
     TRANSLATE,
     assert_status,
     by_text,
+    chunks,
     claim_next,
+    commit_next,
     count_rows,
     done,
+    failed,
     finish,
     numbered,
     outcomes,
@@ -48,7 +53,7 @@ from tests.storage.builders import (
     run_job,
     shard,
 )
-from tests.storage.fleet import STEPS, Fleet, pipeline
+from tests.storage.fleet import STEPS, SUMMARIZE, Fleet, pipeline
 from tests.storage.invariants import assert_invariants
 
 
@@ -59,12 +64,14 @@ def texts(database: Database) -> set[str]:
 
 def test_a_corpus_is_removed_with_everything_that_belongs_to_it(database: Database, fleet: Fleet) -> None:
     job = fleet.run_job(pipeline(), numbered(30))
-    read(database, request("b.jsonl", corpus="poems"), numbered(2, first=100))
+    poems = run_job(database, request("b.jsonl", corpus="poems"), numbered(2, first=29))
     removed = removal.remove_corpus(database, "books")
     assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
-    assert texts(database) == {"text 100", "text 101"}
-    assert count_rows(database, OutcomeRow) == 0
-    assert set(database.values(select(Shard.job_id))) == {job.id + 1}
+    shared = {"text 29", "translate(text 29)", "summarize(translate(text 29))"}
+    assert texts(database) == {"text 30", *shared}
+    assert [row["id"] for row in results(database, poems.id)] == ["k29", "k30"]
+    assert count_rows(database, OutcomeRow) == 6
+    assert set(database.values(select(Shard.job_id))) == {poems.id}
     with pytest.raises(NotFound):
         read_status(database, job.id)
     with pytest.raises(NotFound):
@@ -106,14 +113,6 @@ def test_a_page_of_rows_with_a_key_of_two_columns_is_deleted_and_no_more(databas
     database.write(lambda transaction: transaction.execute(insert(RejectionRow), rejected))
     page = partial(delete_page, table=RejectionRow, condition=RejectionRow.ingest_id == job.ingest_id, size=2)
     assert [database.write(page) for _ in range(3)] == [2, 1, 0]
-
-
-def test_texts_that_another_corpus_has_stay_with_their_results(database: Database) -> None:
-    run_job(database, request(), [("a", "shared"), ("b", "own")])
-    poems = run_job(database, request("b.jsonl", corpus="poems"), [("z", "shared")])
-    removal.remove_corpus(database, "books")
-    assert texts(database) == {"shared"}
-    assert [row["id"] for row in results(database, poems.id)] == ["z"]
 
 
 def test_a_document_is_removed_in_every_version_with_its_outputs(database: Database, fleet: Fleet) -> None:
@@ -165,25 +164,33 @@ def test_the_output_of_a_remaining_text_stays(database: Database) -> None:
     assert texts(database) == set()
 
 
-def test_a_collection_deletes_unreferenced_contents_and_their_outputs(
+def test_a_collection_counts_and_deletes_unreferenced_contents_and_their_outputs(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc, "LOOK", 4)
     monkeypatch.setattr(paging, "PAGE", 2)
     fleet.run_job(pipeline(), numbered(9))
-    assert gc.collect(database) == Removed()
+    assert gc.count_unneeded(database) == gc.collect(database) == Removed()
     database.execute(delete(Document).where(Document.key.in_(["k0", "k5", "k8"])))
-    assert gc.collect(database) == Removed(contents=9, outcomes=12)
+    assert gc.count_unneeded(database) == gc.collect(database) == Removed(contents=9, outcomes=12)
     assert gc.collect(database) == Removed()
 
 
-def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
+def count_old(database: Database, **which: Any) -> list[tuple[str, int]]:
+    """Return the number of results of each spec that a drop would delete."""
+    return [(of_spec.spec, of_spec.outcomes) for of_spec in gc.count_old(database, **which)]
+
+
+def test_results_are_counted_and_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
     job = fleet.run_job(pipeline(), numbered(4))
+    assert count_old(database, older_than_s=3_600) == []
     assert gc.drop(database, older_than_s=3_600) == Removed()
     of_vectors = gc.specs(database, "embed/minilm")
+    assert count_old(database, spec_ids=of_vectors) == [(str(EMBED), 8)]
     assert gc.drop(database, spec_ids=of_vectors) == Removed(outcomes=8)
     assert [[*row["steps"]] for row in results(database, job.id)] == [["english", "line"]] * 4
     database.execute(update(OutcomeRow).values(created_at=db_now() - 7_200))
+    assert count_old(database, older_than_s=3_600) == [(str(TRANSLATE), 4), (str(SUMMARIZE), 4)]
     dropped = gc.drop(database, older_than_s=3_600)
     assert (dropped.outcomes, dropped.contents) == (8, 8)
     assert texts(database) == {text for _, text in numbered(4)}
@@ -263,3 +270,28 @@ def test_no_id_is_used_twice(database: Database) -> None:
     removal.remove_corpus(database, "books")
     read(database, request(), numbered(1, first=50))
     assert all(new > old for new, old in zip(list_last_ids(), before, strict=True))
+
+
+def test_the_status_of_a_done_job_counts_dropped_results_as_lost(database: Database, fleet: Fleet) -> None:
+    first = fleet.run_job(pipeline(), numbered(5))
+    untouched = run_job(database, request("b.jsonl", corpus="poems"), numbered(2, first=50))
+    assert read_status(database, first.id).lost == 0
+    [spec_id] = gc.specs(database, "translate/marian")
+    gc.drop(database, spec_ids=[spec_id])
+    assert (read_status(database, first.id).lost, read_status(database, untouched.id).lost) == (5, 0)
+    again = fleet.run_job(pipeline("c.jsonl"), numbered(2, first=60))
+    # Its job covers all of the corpus, so everything is there again.
+    assert (read_status(database, first.id).lost, read_status(database, again.id).lost) == (0, 0)
+
+
+def test_failed_and_removed_documents_and_those_of_an_unfinished_job_are_not_lost(database: Database) -> None:
+    job = read(database, request(), numbered(6))
+    commit_next(database, lambda claim: [*done(claim)[:3], *failed(claim)[3:]])
+    jobs.finish(database)
+    removal.remove_documents(database, "books", ["k0", "k5"])
+    assert read_status(database, job.id).lost == 0
+    gc.drop(database)
+    assert read_status(database, job.id).lost == 4
+    unfinished = jobs.open_job(database, request("b.jsonl"))
+    ingest.add(database, unfinished, chunks(numbered(1), 1)[0])
+    assert read_status(database, unfinished.id).lost == 0

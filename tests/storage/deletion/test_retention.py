@@ -51,28 +51,24 @@ from tests.storage.fleet import STEPS, Fleet, pipeline
 KEPT_S = 90 * DAY_S
 
 
-def test_the_texts_of_steps_are_deleted_after_their_job_and_its_results_stay(
+def test_the_texts_of_steps_are_deleted_after_their_job_and_its_run_and_the_results_stay(
     database: Database, fleet: Fleet
 ) -> None:
     job_id = fleet.run_job(pipeline(), numbered(3)).id
     before, status = list(results(database, job_id)), read_status(database, job_id)
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert count_rows(database, StepText) > 0, "a command may still read its source"
+    keep_pipeline(database, None)
+    run = pipelines.begin(database, "nightly", "me", 60.0)
+    database.execute(update(PipelineRun).values(job_id=job_id, due_at=db_now()))
     days_pass(database, 0.1)
+    assert retention.forget_step_texts(database, KEPT_S).rows == 0, "the run has yet to write the results"
+    assert pipelines.note(database, run, "done")
     assert retention.forget_step_texts(database, KEPT_S).rows > 0
     assert count_rows(database, StepText) == 0
     assert repr(list(results(database, job_id))) == repr(before)
     assert read_status(database, job_id).steps == status.steps
     assert jobs.retry(database, job_id) == 0
-
-
-def test_the_texts_of_steps_stay_until_a_run_has_written_the_results(database: Database, fleet: Fleet) -> None:
-    job_id = fleet.run_job(pipeline(), numbered(3)).id
-    keep_pipeline(database, None)
-    pipelines.begin(database, "nightly", "me", 60.0)
-    database.execute(update(PipelineRun).values(job_id=job_id, due_at=db_now()))
-    days_pass(database, 0.1)
-    assert retention.forget_step_texts(database, KEPT_S).rows == 0
 
 
 def test_a_job_with_failures_can_be_retried_until_it_is_too_old(database: Database, fleet: Fleet) -> None:

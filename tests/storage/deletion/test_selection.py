@@ -55,8 +55,10 @@ def test_vanished_documents_are_removed_with_their_texts_and_the_other_documents
     database: Database,
 ) -> None:
     run_job(database, request(), numbered(5))
+    assert removal.count_vanished(database) == {}
     let_vanish(database, kept=3)
     assert n_documents(database) == 3
+    assert removal.count_vanished(database) == {"books": 2}
     assert trace(database, "text 4").stored
     keys = removal.select_keys(database, "books", only_vanished=True)
     assert keys == ["k3", "k4"]
@@ -96,14 +98,6 @@ def test_a_trace_tells_vanished_and_superseded_documents_apart(database: Databas
     assert (traced.documents, traced.vanished, traced.superseded) == ((("books", "k0"),), (), (("books", "k0"),))
     traced = trace(database, "text 1")
     assert (traced.documents, traced.vanished, traced.superseded) == ((("books", "k1"),), (), ())
-
-
-def test_vanished_documents_are_counted_by_corpus(database: Database) -> None:
-    read(database, request(), numbered(5))
-    run_job(database, request("b.jsonl", corpus="poems"), numbered(2))
-    assert removal.count_vanished(database) == {}
-    let_vanish(database, kept=3)
-    assert removal.count_vanished(database) == {"books": 2}
 
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
