@@ -75,14 +75,6 @@ def begin(database: Database) -> Run:
     return pipelines.begin(database, "nightly", "me", LEASE_S)
 
 
-def read_source(database: Database) -> tuple[int, int]:
-    """Let a run read its source. Return the numbers of the run and its job."""
-    run = take_run(database, fire_new(database))
-    job = read(database, pipeline(), numbered(3))
-    pipelines.note(database, run, "running", job_id=job.id)
-    return run.id, job.id
-
-
 def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) -> None:
     keep_pipeline(database)
     pipelines.put(database, "nightly", "/y/nightly.toml", "name = 'other'", NIGHTLY)
@@ -158,6 +150,8 @@ def test_a_run_keeps_the_file_that_it_was_started_with(database: Database) -> No
     pipelines.remove(database, "nightly")
     with pytest.raises(LeaseLost):
         pipelines.file_of(database, third)
+    assert pipelines.renew(database, third, LEASE_S), "its reader goes on with its job"
+    assert not pipelines.note(database, third, "running", job_id=None)
 
 
 def test_a_reading_whose_lease_lapsed_is_renewed_until_another_takes_it_up(database: Database) -> None:
@@ -205,12 +199,14 @@ def test_a_released_lease_is_free_at_once(database: Database) -> None:
 
 
 def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:
-    run_id, job = read_source(database)
+    run_id = fire_new(database)
+    job = read(database, pipeline(), numbered(3))
+    pipelines.note(database, take_run(database, run_id), "running", job_id=job.id)
     assert (pipelines.hand_out(database), try_take(database, run_id)) == ([], None), "its job is unfinished"
     database.execute(update(Job).values(state="done"))
     assert pipelines.hand_out(database) == [run_id]
     run = take_run(database, run_id)
-    assert (run.state, run.job_id) == ("running", job)
+    assert (run.state, run.job_id) == ("running", job.id)
     pipelines.note(database, run, "done")
     assert try_take(database, run_id) is None
     assert not pipelines.note(database, run, "failed"), "an ended run stays ended"
@@ -236,13 +232,6 @@ def test_a_run_is_not_handed_out_again_while_earlier_messages_wait(database: Dat
     set_runs(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
     assert pipelines.hand_out(database, again=False) == []
     assert pipelines.hand_out(database) == [run_id]
-
-
-def test_the_reader_of_a_removed_pipeline_goes_on_with_its_job(database: Database) -> None:
-    run = take_run(database, fire_new(database))
-    pipelines.remove(database, "nightly")
-    assert pipelines.renew(database, run, LEASE_S)
-    assert not pipelines.note(database, run, "running", job_id=None)
 
 
 def test_a_pipeline_is_removed_with_a_run_that_is_fired_meanwhile(postgres: Database) -> None:
