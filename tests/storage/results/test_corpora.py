@@ -50,14 +50,6 @@ def test_only_the_latest_jobs_of_a_corpus_are_searched(database: Database, monke
     assert (appearance.looked_at, appearance.has_older_jobs) == (2, True)
 
 
-def test_a_job_is_named_after_many_changes_of_a_document(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "JOBS", 60)
-    job_ids = [read(database, request(f"{n}.jsonl"), [("k", f"text {n}")]).id for n in range(53)]
-    [appearance] = find_documents(database, "k")
-    assert appearance.source == "52.jsonl"
-    assert [job.id for job in appearance.jobs] == job_ids[::-1]
-
-
 def test_a_job_is_named_if_its_results_show_a_version(database: Database) -> None:
     read(database, request(), [("k", "one"), ("stays", "x")])
     read(database, request("b.jsonl"), [("k", "two"), ("stays", "x")])

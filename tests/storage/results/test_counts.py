@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, select, text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount, db_now
+from docmill.storage.core.schema import OutcomeRow, Shard, ShardCount, WorkCount
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
@@ -38,7 +38,6 @@ from tests.storage.builders import (
 )
 from tests.storage.invariants import assert_invariants
 from tests.storage.ledger import assert_exported
-from tests.storage.results.test_fleet import copy_lane
 
 LANES = ("copy",)
 
@@ -90,7 +89,7 @@ def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database:
     claim_next(database)
     jobs.pause(database, 1)
     assert_exported(database, LANES)
-    assert copy_lane(database).open == 0
+    assert read_fleet(database, LANES).lanes[0].open == 0
 
 
 def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Database) -> None:
@@ -118,16 +117,6 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
     at_once(lambda: touch(database, rows[::2]), lambda: touch(database, rows[1::2]))
     assert_invariants(database, "kept_shards")
     assert count_rows(database, ShardCount) < 600, "rows are merged as they become many"
-
-
-def test_the_fleet_has_the_age_of_the_first_shard_in_the_queue(database: Database) -> None:
-    claim = read_and_claim(database, 2)
-    shards.release(database, claim)
-    assert copy_lane(database).oldest_queued_s is None
-    database.execute(update(Shard).values(state="queued", dispatched_at=db_now() - 90))
-    assert (copy_lane(database).oldest_queued_s or 0) >= 90
-    database.execute(update(Job).values(paused=True))
-    assert copy_lane(database).oldest_queued_s is None
 
 
 def read_three_jobs(database: Database) -> None:

@@ -6,33 +6,44 @@ import pytest
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import insert_row
-from docmill.storage.core.schema import Ingest, PipelineRow, PipelineRun, Worker, db_now
-from docmill.storage.core.transaction import Transaction
+from docmill.storage.core.schema import Ingest, Job, Shard, Worker, db_now
 from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.diagnosis import Cause
+from docmill.storage.pipelines import pipelines
 from docmill.storage.results.fleet import (
     LANE_PACE_S,
-    Lane,
     TimeShares,
     read_fleet,
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, done, finish, numbered, read, request, sign_on
+from tests.storage.builders import (
+    claim_next,
+    done,
+    finish,
+    fire_run,
+    keep_pipeline,
+    numbered,
+    read,
+    request,
+    sign_on,
+    take_run,
+)
 
 LANES = ("copy", "embed")
 
 
-def copy_lane(database: Database) -> Lane:
-    """Read the state of the lane `copy`."""
-    return read_fleet(database, LANES).lanes[0]
-
-
-def test_a_lane_has_the_age_of_its_oldest_job_and_its_pace(database: Database) -> None:
-    read(database, request(), numbered(6), chunk=2)
+def test_a_lane_has_the_ages_of_its_oldest_job_and_first_shard_in_the_queue_and_its_pace(database: Database) -> None:
+    job = read(database, request(), numbered(6), chunk=2)
     at_work = read_fleet(database, LANES)
     assert at_work.jobs == {"running": 1}
     assert at_work.lanes[0].oldest_s is not None
+    assert at_work.lanes[0].oldest_queued_s is None
+    database.execute(update(Shard).values(state="queued", dispatched_at=db_now() - 90))
+    assert (read_fleet(database, LANES).lanes[0].oldest_queued_s or 0) >= 90
+    database.execute(update(Job).values(paused=True))
+    assert read_fleet(database, LANES).lanes[0].oldest_queued_s is None
+    jobs.resume(database, job.id)
     finish(database)
     ended = read_fleet(database, LANES)
     lane = ended.lanes[0]
@@ -58,50 +69,46 @@ def test_only_workers_with_a_recent_heartbeat_are_listed(database: Database) -> 
     assert [refused.reason for refused in fleet.workers[0].refused] == ["no weights"]
 
 
-def test_stopped_readings_are_counted(database: Database) -> None:
-    jobs.open_job(database, request())
+def test_stopped_readings_are_counted_and_named_in_the_status_of_their_jobs(database: Database) -> None:
+    job = jobs.open_job(database, request())
     assert read_fleet(database, LANES).readings == {"reading": 1, "stopped": 0}
-    database.execute(update(Ingest).values(seen_at=db_now() - 60))
+    assert read_status(database, job.id).waiting_cause is not Cause.READING
+    database.execute(update(Ingest).values(seen_at=db_now() - 90))
     assert read_fleet(database, LANES).readings == {"reading": 0, "stopped": 1}
+    assert read_status(database, job.id).waiting_cause is Cause.READING
 
 
 def test_a_pipeline_has_the_time_of_its_last_success_and_its_delay(database: Database) -> None:
-    def insert_runs(transaction: Transaction) -> None:
-        when = {"created_at": db_now(), "looked_at": db_now(), "updated_at": db_now()}
-        for number, name in enumerate(("nightly", "new"), 1):
-            insert_row(transaction, PipelineRow, id=number, name=name, path="/x", text="", **when)
-        for number, (state, ended, due) in enumerate(
-            (("done", 100.0, 1.0), ("failed", 200.0, 2.0), ("skipped", 300.0, 3.0), ("due", None, None))
-        ):
-            insert_row(
-                transaction,
-                PipelineRun,
-                pipeline_id=1,
-                due_at=db_now() - 90 if due is None else due,
-                state=state,
-                finished_at=ended,
-                created_at=float(number),
-            )
-
-    database.write(insert_runs)
+    keep_pipeline(database, schedule=None, name="new")
+    now = keep_pipeline(database).now
+    for due_at, state in ((now - 300, "done"), (now - 200, "failed")):
+        run = take_run(database, fire_run(database, due_at))
+        pipelines.note(database, run, state)
+    fire_run(database, now - 90)
+    fire_run(database, now - 80)  # it is skipped
+    *_, succeeded = pipelines.history(database, "nightly")
     new, nightly = read_fleet(database, LANES).pipelines
     assert (new.name, new.succeeded_at, new.failed, new.late_s) == ("new", None, False, 0.0)
-    assert (nightly.name, nightly.succeeded_at, nightly.failed) == ("nightly", 100.0, True)
+    assert (nightly.name, nightly.succeeded_at, nightly.failed) == ("nightly", succeeded.finished_at, True)
     assert nightly.late_s >= 90
 
 
 SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "working": 10.0, "device": 9.0}
 
 
-def test_the_status_has_the_time_use_of_the_workers_that_hold_the_job(database: Database) -> None:
+def test_the_status_has_the_computed_texts_and_the_time_use_of_the_workers_that_hold_the_job(
+    database: Database,
+) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     sign_on(database, "w2")
     claim = claim_next(database, owner="w1")
     assert read_status(database, job.id).time_use is None
-    shards.heartbeat(database, "w1", computed={job.id: 0.0}, time_use=SECONDS)
+    shards.heartbeat(database, "w1", computed={job.id: 1.25, job.id + 1: 7.0}, time_use=SECONDS)
     shards.heartbeat(database, "w2", computed={}, time_use=SECONDS | {"writing": 90.0})
-    assert read_status(database, job.id).time_use == TimeShares(0.9, 0.1, 0.1, 0.7, 0.1)
+    status = read_status(database, job.id)
+    assert (status.computed, status.time_use) == (1.25, TimeShares(0.9, 0.1, 0.1, 0.7, 0.1))
     shards.commit(database, claim, done(claim), None)
+    assert read_status(database, job.id).computed == 0.0, "its texts are written"
     shards.heartbeat(database, "w1", computed={}, time_use=SECONDS)
     assert read_status(database, job.id).time_use is None

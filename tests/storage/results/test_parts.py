@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason
 from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import ExportBlocked, StorageError
 from docmill.storage.leases.shards import Claim
@@ -36,15 +36,9 @@ from tests.storage.builders import (
     request,
     run_job,
 )
+from tests.storage.search.test_search import embedded
 
 Contents = dict[str, bytes]
-
-
-def embedded(claim: Claim) -> list[Outcome]:
-    return [
-        Outcome(content_id, Status.DONE, vector=np.array([n, len(text)], "<f4").tobytes())
-        for n, (content_id, text) in enumerate(claim.texts)
-    ]
 
 
 def run_n(database: Database, n: int, outcomes: Callable[[Claim], list[Outcome]] = echo, **more: Any) -> int:
@@ -123,14 +117,6 @@ def rows_of(path: Path) -> list[Record]:
     return [Record(row.key, row.text, row.meta, row.flags, "") for row in rows if isinstance(row, Record)]
 
 
-def test_the_same_command_does_not_touch_a_finished_export(database: Database, tmp_path: Path) -> None:
-    job = run_n(database, 25)
-    export(database, job, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert export(database, job, tmp_path / "out", step="translate") == ExportedFolder(25, 3, 0)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-
-
 @pytest.mark.slow
 def test_a_continued_export_reads_nothing_before_its_place(database: Database, tmp_path: Path) -> None:
     job = run_n(database, 5_200)
@@ -170,24 +156,19 @@ def test_results_of_a_retry_for_earlier_parts_are_exported(database: Database, t
     assert [part.first_id for part in read_manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
 
 
-def test_dropped_and_recomputed_results_are_exported_again(database: Database, tmp_path: Path) -> None:
-    job = run_n(database, 5)
-    export(database, job, tmp_path / "out")
-    gc.drop(database)
-    assert export(database, job, tmp_path / "out") == ExportedFolder(0, 0, 0)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
-    again = run_n(database, 5, done)
-    assert again != job
-    assert export(database, job, tmp_path / "out") == ExportedFolder(5, 1, 1)
-    assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
-
-
-def test_the_next_export_takes_removed_documents_out_of_their_part(database: Database, tmp_path: Path) -> None:
+def test_after_removals_and_recomputed_results_an_export_is_written_again(database: Database, tmp_path: Path) -> None:
     job = run_n(database, 15)
     export(database, job, tmp_path / "out")
     removal.remove_documents(database, "books", ["k3"])
     assert export(database, job, tmp_path / "out") == ExportedFolder(14, 2, 2)
     assert b'"k3"' not in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+    gc.drop(database)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(0, 0, 0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    again = run_n(database, 5, done)  # its job covers all of the corpus
+    assert again != job
+    assert export(database, job, tmp_path / "out") == ExportedFolder(14, 2, 2)
+    assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
 def test_results_that_change_during_an_export_leave_it_incomplete(database: Database, tmp_path: Path) -> None:
@@ -285,16 +266,18 @@ def test_two_commands_cannot_write_one_folder_at_once(database: Database, tmp_pa
     assert sorted(contents(tmp_path / "out")) == ["manifest.json", "part-00000.jsonl"]
 
 
-def test_a_release_does_not_continue_the_parts_of_another(
+def test_a_release_does_not_touch_a_finished_export_and_does_not_continue_the_parts_of_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = run_n(database, 25)
     monkeypatch.setattr("docmill.storage.results.parts.version", lambda name: "0.0.9")
     export(database, job, tmp_path / "done")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "done").iterdir()}
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / "begun", progress=Cut(17))
     monkeypatch.undo()
     progress = Cut()
-    assert export(database, job, tmp_path / "done", progress=progress) == ExportedFolder(25, 3, 0)
+    assert export(database, job, tmp_path / "done", step="translate", progress=progress) == ExportedFolder(25, 3, 0)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "done").iterdir()} == before
     assert export(database, job, tmp_path / "begun", progress=progress) == ExportedFolder(25, 3, 3)
     assert progress.why == ["its parts are of docmill 0.0.9"]

@@ -87,18 +87,6 @@ def test_a_result_has_all_of_its_fields(database: Database) -> None:
     assert list(results(database, job.id, limit=0)) == []
 
 
-def test_rows_that_are_stored_during_an_export_do_not_shift_it(database: Database) -> None:
-    job = read(database, request(), numbered(1_500))
-    work(database, echo)
-    running = results(database, job.id)
-    first = [next(running) for _ in range(10)]
-    read(database, request("b.jsonl"), [("k1200", "changed"), ("new", "new")])
-    work(database, echo)
-    rows = first + list(running)
-    assert [row["id"] for row in rows] == [key for key, _ in numbered(1_500)]
-    assert rows[1_200]["text"] == "out of text 1200"
-
-
 def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
     rejected = [Rejection(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
     rejected.append(Rejection("a.jsonl@90000", "the gzip data is damaged", fatal=True))

@@ -10,13 +10,12 @@ from sqlalchemy import text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases import shards
 from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
-    assert_status,
     claim_next,
     commit_next,
     done,
@@ -47,12 +46,9 @@ STUCK = replace(PROGRESSING, running=0)
 @pytest.mark.parametrize(
     "snapshot",
     [
-        PROGRESSING,
         STUCK,  # a worker is about to claim a shard
         replace(STUCK, pending=0, workers_of_lane=0),
         replace(STUCK, state="done", workers_of_lane=0),
-        replace(STUCK, state="cancelled", workers_of_lane=0),
-        replace(STUCK, state="stopped", workers_of_lane=0),
         replace(PROGRESSING, workers_of_lane=0),  # its worker has just ended
         replace(PROGRESSING, state="ingesting", ingest_age_s=29.0),
         replace(STUCK, workers_of_lane=2, refusals=("cannot serve it",)),  # the other worker may serve it
@@ -129,17 +125,6 @@ def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database
     assert left.tokens_per_s == pytest.approx(status.tokens_in / (40 + status.elapsed_s), rel=0.05)
 
 
-def test_a_job_counts_texts_that_are_computed_but_not_written(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    sign_on(database, "w1")
-    claim = claim_next(database, owner="w1")
-    shards.heartbeat(database, "w1", computed={claim.job_id: 1.25, claim.job_id + 1: 7.0})
-    assert read_status(database, job.id).computed == 1.25
-    shards.commit(database, claim, done(claim), None)
-    jobs.finish(database)
-    assert read_status(database, job.id).computed == 0.0
-
-
 def test_a_job_that_ended_has_an_end_and_its_rate_without_a_pause(database: Database) -> None:
     job = run_job(database, request(), numbered(3), chunk=2)
     first, last = shards_of(database, job)
@@ -151,13 +136,6 @@ def test_a_job_that_ended_has_an_end_and_its_rate_without_a_pause(database: Data
     assert (status.time_left.left_s, status.waiting_for) == (None, None)
     assert status.finished_at is not None
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
-
-
-def test_the_status_names_an_interrupted_reading(database: Database) -> None:
-    job = read(database, request(), numbered(3), stop_after=1)
-    assert read_status(database, job.id).waiting_cause is not Cause.READING
-    database.execute(text("UPDATE ingest SET seen_at = seen_at - 90"))
-    assert read_status(database, job.id).waiting_cause is Cause.READING
 
 
 def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: Database) -> None:
@@ -175,17 +153,6 @@ def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: 
     )
     shards.heartbeat(database, "w1", only=[claim.shard_id])
     assert read_status(database, job.id).waiting_cause is None
-
-
-def test_the_last_workers_refusal_is_shown_after_it_has_left(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    sign_on(database, "w1")
-    dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
-    assert_status(database, job.id, blocked=True, state="blocked", ended=False)
-    dispatch.sign_off(database, "w1")
-    status = read_status(database, job.id)
-    assert status.no_worker
-    assert "the last one refused: cannot serve it: no weights" in str(status.waiting_for)
 
 
 def test_a_list_of_jobs_takes_as_many_statements_as_a_single_job(database: Database) -> None:
