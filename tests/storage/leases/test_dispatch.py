@@ -178,6 +178,8 @@ def test_a_queued_shard_of_a_cancelled_job_holds_no_other_job_back(database: Dat
     dispatch_shards(database)
     of_carol, of_alice = many_shards(database, "c", 3, sharer="carol"), many_shards(database, "d", 3, sharer="alice")
     assert by_job(database, newcomers(database)) == {of_carol.id: 1, of_alice.id: 1}
+    set_shard(database, left_behind, dispatched_at=db_now() - 2 * GRACE_S)
+    assert find_lost(database, queue_is_empty=True) == [], "its hint is not sent again"
 
 
 def test_a_job_of_a_higher_priority_needs_no_place_beyond_the_window(database: Database) -> None:
@@ -287,6 +289,11 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     assert str(status.waiting_for).startswith("blocked: cannot serve it: no memory. Every worker refuses it")
     assert "`docmill cancel` drops it" in str(status.waiting_for)
     assert {row.attempt for row in shards_of(database, bad)} == {0}
+    for worker_id in ("w1", "w2"):
+        dispatch.sign_off(database, worker_id)
+    status = read_status(database, bad.id)
+    assert status.no_worker
+    assert "the last one refused: cannot serve it: no memory" in str(status.waiting_for)
 
 
 def test_a_refusal_counts_until_it_expires_or_is_withdrawn(database: Database) -> None:
@@ -349,15 +356,6 @@ def test_a_hint_is_lost_when_a_later_one_was_claimed(database: Database, ends: b
     if ends:
         shards.commit(database, claim, done(claim), None)
     assert find_lost(database, queue_is_empty=False) == shard_ids[:2]
-
-
-def test_hints_of_a_cancelled_job_are_not_sent_again(database: Database) -> None:
-    job = many_shards(database, "a")
-    shard_ids = dispatch_shards(database)
-    jobs.cancel(database, job.id)
-    for shard_id in shard_ids:  # as a top-up under way leaves them
-        set_shard(database, shard_id, state="queued", dispatched_at=db_now() - 2 * GRACE_S)
-    assert find_lost(database, queue_is_empty=True) == []
 
 
 def test_upkeep_has_one_holder_at_a_time_and_changes_hands_when_its_lease_lapses(database: Database) -> None:

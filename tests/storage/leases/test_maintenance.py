@@ -39,18 +39,15 @@ def test_after_an_outage_of_the_store_each_lease_starts_anew(database: Database,
     assert reclaim(database) == 1
 
 
-def test_a_pause_shorter_than_half_a_lease_is_no_outage(database: Database) -> None:
-    read(database, request(), numbered(3))
-    maintenance.contact(database, LEASE_S)
-    lapse(database, claim_next(database).shard_id)
+def test_the_first_supervisor_lets_each_lease_start_anew_and_a_pause_shorter_than_half_a_lease_does_not(
+    database: Database,
+) -> None:
+    claim = read_and_claim(database, 3)
+    lapse(database, claim.shard_id)
+    assert reclaim(database) == 0
+    lapse(database, claim.shard_id)
     pass_time(database, LEASE_S / 2 - 10)
     assert reclaim(database) == 1
-
-
-def test_the_first_supervisor_lets_each_lease_start_anew(database: Database) -> None:
-    read(database, request(), numbered(3))
-    lapse(database, claim_next(database).shard_id)
-    assert reclaim(database) == 0
 
 
 def test_a_delayed_round_reclaims_no_lease_that_lapsed_meanwhile(database: Database) -> None:

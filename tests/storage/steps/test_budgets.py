@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,30 +144,10 @@ def test_no_shard_begins_once_the_limit_is_reached_and_running_shards_end(databa
 def test_concurrent_shards_are_all_counted_and_none_begins_at_the_limit(database: Database) -> None:
     n_shards, n_threads, paid = 60, 6, 30
     job = read_shards(database, costing(paid * TEXT_COST), n_shards)
-    waiting = iter(queue_all(database, job))
-    turn, reached = threading.Lock(), threading.Event()
-
-    def work_on() -> list[bool]:
-        """Return for each shard that was claimed: True if the limit was known to be reached before."""
-        begun: list[bool] = []
-        while True:
-            with turn:
-                shard_id = next(waiting, None)
-            if shard_id is None:
-                return begun
-            was_reached = reached.is_set()
-            claim = try_claim(database, shard_id)
-            if claim is None:
-                continue
-            begun.append(was_reached)
-            commit_done(database, [claim])
-            if spent(database, "job 1") >= paid * TEXT_COST:
-                reached.set()
-
-    begun = [was_reached for thread in at_once(*[work_on] * n_threads) for was_reached in thread]
-    assert not any(begun)
-    assert paid <= len(begun) < paid + n_threads
-    assert spent(database, "job 1") == len(begun) * TEXT_COST
+    waiting = queue_all(database, job)
+    n_begun = sum(at_once(*[partial(commit_all, database, waiting[n::n_threads]) for n in range(n_threads)]))
+    assert paid <= n_begun < paid + n_threads
+    assert spent(database, "job 1") == n_begun * TEXT_COST
 
 
 def test_jobs_of_one_budget_or_one_sharer_have_a_common_limit(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -23,13 +24,18 @@ from tests.storage.builders import EMBED, TRANSLATE, numbered, request
 from tests.storage.fleet import SUMMARIZE, Fleet
 from tests.storage.steps.test_conditions import result
 
-ONLY_DOUBTFUL, NO_DOUBTFUL = Flagged(), Flagged(lacking=True)
-STEPS = (
-    StepRequest("english", TRANSLATE),
-    StepRequest("again", SUMMARIZE, "english", ONLY_DOUBTFUL),
-    StepRequest("vector", EMBED, "again"),
-    StepRequest("good", EMBED, "english", NO_DOUBTFUL),
-)
+
+def split_by(wanted: Sequence[str]) -> tuple[StepRequest, ...]:
+    """Return steps of which one reads the outputs with these flags or bounds, and another all other outputs."""
+    return (
+        StepRequest("english", TRANSLATE),
+        StepRequest("again", SUMMARIZE, "english", Flagged.parse(wanted)),
+        StepRequest("vector", EMBED, "again"),
+        StepRequest("good", EMBED, "english", Flagged.parse(wanted, lacking=True)),
+    )
+
+
+STEPS = split_by(["doubtful"])
 TEXTS = numbered(6)
 
 
@@ -63,35 +69,40 @@ def list_steps(database: Database, job: OpenJob) -> dict[str, set[str]]:
     return {row["id"]: {*row["steps"]} for row in results(database, job.id)}
 
 
-def test_a_step_and_its_followers_compute_only_the_selected_outputs(database: Database) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "rest", "wanted"), [("02", "1345", ["doubtful"]), ("0", "12345", ["confidence<0.5"])]
+)
+def test_a_step_and_its_followers_compute_only_the_selected_outputs_and_another_step_the_rest(
+    database: Database, chosen: str, rest: str, wanted: list[str]
+) -> None:
     flagger = Flagger(database)
-    job = flagger.run()
-    assert flagger.texts_of("summarize") == {"translate(text 0)", "translate(text 2)"}
+    flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # the others have no confidence
+    job = flagger.run(split_by(wanted))
+    assert flagger.texts_of("summarize") == {f"translate(text {n})" for n in chosen}
     assert flagger.texts_of("embed") == {
-        *(f"summarize(translate(text {n}))" for n in (0, 2)),
-        *(f"translate(text {n})" for n in (1, 3, 4, 5)),
+        *(f"summarize(translate(text {n}))" for n in chosen),
+        *(f"translate(text {n})" for n in rest),
     }
-    doubtful, good = {"english", "again", "vector"}, {"english", "good"}
-    assert list_steps(database, job) == {f"k{n}": doubtful if n in {0, 2} else good for n in range(6)}
-    assert {row["id"] for row in results(database, job.id, step="again")} == {"k0", "k2"}
-
-
-def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: Database) -> None:
-    job = Flagger(database).run()
+    assert list_steps(database, job) == {
+        **{f"k{n}": {"english", "again", "vector"} for n in chosen},
+        **{f"k{n}": {"english", "good"} for n in rest},
+    }
+    assert {row["id"] for row in results(database, job.id, step="again")} == {f"k{n}" for n in chosen}
+    # The other documents neither fail nor are missing.
     status = read_status(database, job.id)
     assert (status.state, status.failed, status.pending, status.lost) == ("done", 0, 0, 0)
-    assert [(step.done, step.blocked) for step in status.steps] == [(6, 0), (2, 0), (2, 0), (4, 0)]
+    n_read = (6, len(chosen), len(chosen), len(rest))
+    assert [(step.done, step.blocked) for step in status.steps] == [(n, 0) for n in n_read]
     assert list(failures(database, job.id)) == []
     counts = count_flags(database, job.id)
     assert {name: count.not_selected for name, count in counts.items()} == {
         "english": 0,
-        "again": 4,
+        "again": len(rest),
         "vector": 0,
-        "good": 2,
+        "good": len(chosen),
     }
-    spec_id = gc.specs(database, "summarize/synopsis")
-    gc.drop(database, spec_ids=spec_id)
-    assert read_status(database, job.id).lost == 2  # of the documents that had a result
+    gc.drop(database, spec_ids=gc.specs(database, "summarize/synopsis"))
+    assert read_status(database, job.id).lost == len(chosen)  # of the documents that had a result
 
 
 def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_selected(database: Database) -> None:
@@ -125,7 +136,7 @@ def test_a_document_enters_or_leaves_a_step_when_its_new_output_has_other_flags(
 
 def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> None:
     prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
-    steps = (STEPS[0], StepRequest("again", prompted, "english", ONLY_DOUBTFUL))
+    steps = (STEPS[0], StepRequest("again", prompted, "english", Flagged()))
     flagger = Flagger(database)
     job = flagger.run(steps)
     assert flagger.texts_of("summarize") == {"6: translate(text 0)", "6: translate(text 2)"}
@@ -133,32 +144,6 @@ def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> No
     before = flagger.computed.copy()
     flagger.run(steps)
     assert flagger.computed == before
-
-
-def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: Database) -> None:
-    below = Flagged.parse(["confidence<0.5"])
-    steps = (
-        StepRequest("english", TRANSLATE),
-        StepRequest("again", SUMMARIZE, "english", below),
-        StepRequest("good", EMBED, "english", replace(below, lacking=True)),
-        StepRequest("vector", EMBED, "again"),
-    )
-    flagger = Flagger(database)
-    flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # the others have no confidence
-    job = flagger.run(steps)
-    assert flagger.texts_of("summarize") == {"translate(text 0)"}
-    steps_of = list_steps(database, job)
-    assert {key for key, steps in steps_of.items() if "vector" in steps} == {"k0"}
-    assert {key for key, steps in steps_of.items() if "good" in steps} == {"k1", "k2", "k3", "k4", "k5"}
-    assert read_status(database, job.id).lost == 0
-    assert {name: count.not_selected for name, count in count_flags(database, job.id).items()} == {
-        "english": 0,
-        "again": 5,
-        "good": 1,
-        "vector": 0,
-    }
-    gc.drop(database, spec_ids=gc.specs(database, "summarize/synopsis"))
-    assert read_status(database, job.id).lost == 1
 
 
 @pytest.mark.parametrize(
