@@ -178,13 +178,6 @@ def watchdog_after(cost_s: float, size: int = 1_000) -> Watchdog:
     return dog
 
 
-def test_the_first_of_its_kind_has_the_longest_time() -> None:
-    dog = watchdog()
-    dog.begin(Activity("batch", "batch a", 10, 0.0))
-    assert dog.hung(899.0) is None
-    assert dog.hung(901.0) == Activity("batch", "batch a", 10, 0.0)
-
-
 def test_the_limit_follows_from_the_cost_of_a_kind_and_the_size() -> None:
     dog = watchdog_after(cost_s=4.0)
     assert dog.limit_s("batch a", 1_000) == SLACK * 4.0

@@ -38,14 +38,6 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
     assert depths == [*range(window - 1, window // 2 - 1, -1), window]
 
 
-def test_hints_in_the_queue_are_not_sent_again(database: Database, broker: Broker) -> None:
-    read(database, request(spec=EMBED), numbered(3))
-    refill = Refill(database, broker)
-    for _ in range(3):
-        refill.after_shard(LANE)
-    assert broker.depth(LANE) == 1
-
-
 def test_the_first_shard_of_a_job_goes_ahead_of_what_waits_for_another(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,12 +68,6 @@ def test_a_message_that_is_rewritten_twice_differs_only_in_its_tag() -> None:
     assert once == twice
 
 
-def test_a_message_goes_back_to_the_queue_that_it_came_from_whatever_it_says() -> None:
-    raw = message(properties={"body_encoding": "base64", "delivery_info": {"exchange": "x", "routing_key": "y"}})
-    info = json.loads(rewrite(raw, "docmill:v1:embed"))["properties"]["delivery_info"]
-    assert info == {"exchange": "", "routing_key": "docmill:v1:embed"}
-
-
 HOSTILE = [
     pytest.param(raw, queue_name, id=f"{queue_name}: {name}")
     for queue_name, messages in (("docmill:v1:translate", hostile(HERE)), (ORDERS, hostile_orders(HERE)))
