@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -140,11 +139,6 @@ def test_a_tokenizer_counts_all_texts_before_any_is_paid_and_is_part_of_the_spec
     assert docmill.json(*COMMAND, "--dry-run")["done_already"] == 0
     explanation = " ".join(docmill("explain", "1", "0").stdout.split())
     assert "tokenizer_revision: sha256:" in explanation
-    shutil.rmtree(folder)
-    folder.mkdir()
-    assert "has no tokenizer" in " ".join(docmill(*command, code=2).stderr.split())
-    minilm = ("run", "embed", "corpus.jsonl", "--model", "minilm", "--tokenizer", "tokenizer")
-    assert "minilm has its own" in " ".join(docmill(*minilm, code=2).stderr.split())
 
 
 def test_the_runs_of_a_pipeline_have_their_costs(docmill: Docmill) -> None:

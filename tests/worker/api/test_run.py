@@ -97,9 +97,7 @@ def test_a_document_without_a_result_is_a_row_with_the_reason(store: Path) -> No
     ("call", "message"),
     [
         ({"windw_tokens": 9}, "There is no option windw_tokens. Did you mean window_tokens?"),
-        ({"labels": "a,b"}, "--labels has no meaning for embed."),
         ({"from_": "fr"}, "--from has no meaning for embed."),
-        ({"window_tokens": 1}, "--window-tokens must be at least 8."),
         ({"text_field": "body"}, 'no record has a field "body"; it has "text", "id": name one with --text-field'),
         ({"encoding": "cp1252"}, "a program says itself how its texts are encoded: leave out --encoding"),
         ({"model": "no-such-model"}, "no-such-model"),

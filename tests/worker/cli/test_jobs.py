@@ -23,7 +23,9 @@ def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: 
     listed = call("jobs").out
     assert "docmill resume" in listed
     assert made in listed
-    assert made in call("status", 1).out
+    shown = call("status", 1).out
+    assert made in shown
+    assert "docmill resume" in shown
     assert call("priority", 1, 7, "--json").json()["changed"]
     assert call("resume", 1, "--json").json()["changed"]
     status = call("status", "--json").json()  # of the latest job

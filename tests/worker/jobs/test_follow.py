@@ -9,9 +9,8 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from docmill.storage.leases.diagnosis import Cause
-from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.results.status import JobStatus
 from docmill.worker.cli.printing import exit_code_of
-from docmill.worker.formatting import describe_status
 from docmill.worker.jobs import follow
 from docmill.worker.terminal import Terminal
 from tests.storage.builders import claim_next, numbered, read, request, shards_of, sign_on
@@ -52,14 +51,6 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
     with pytest.raises(KeyboardInterrupt):
         follow.follow(database, job, watch=mend)
     assert looks == ["blocked", "blocked", "running", "running"]
-
-
-def test_status_says_that_it_is_blocked_and_what_to_do(database: Database) -> None:
-    status = read_status(database, _refused(database))
-    assert status.state == "blocked"
-    reason = " ".join(describe_status(status)["reason"].split())
-    assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in reason
-    assert "`docmill cancel` drops it" in reason
 
 
 @pytest.mark.parametrize(("own_worker", "n_warnings"), [(True, 0), (False, 1)])

@@ -23,8 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("folder", "jsonl", "is a folder; name a file"),
         ("/proc/x", "jsonl", "--out: cannot write in /proc"),
         ("a.npy", None, "only vectors are written as .npy"),
-        ("a.parquet.gz", None, "leave .gz out"),
-        ("-", "npy", "name one with --out"),
         (None, "csv", "name it with --out"),
     ],
 )
