@@ -89,7 +89,6 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "condition"),
     [
-        ("", None),
         ("flagged = true", Flagged()),
         (
             "unflagged = ['doubtful', 'mean_logprob<-1']",
@@ -97,7 +96,7 @@ def errors(text: str, path: Path = PATH) -> list[str]:
         ),
     ],
 )
-def test_a_step_may_have_a_condition_on_what_it_reads(line: str, condition: Flagged | None) -> None:
+def test_a_step_may_have_a_condition_on_what_it_reads(line: str, condition: Flagged) -> None:
     step = f"[[step]]\nname = 'again'\ntask = 'summarize'\n{line}\n"
     assert parse(LEAST + step, PATH).steps[1].flagged == condition
 

@@ -1,9 +1,8 @@
-"""`docmill pipeline`: real models by hand, and schedules on a fleet."""
+"""`docmill pipeline`, and runs that a worker takes further."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -28,7 +25,7 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
 from tests.storage.builders import TRANSLATE, echo, failed, finish, migrate, numbered, read, request
 from tests.worker.conftest import Call
-from tests.worker.harness import Docmill, until
+from tests.worker.harness import Docmill
 
 # Its steps put out what they read.
 NULL = """
@@ -81,10 +78,6 @@ def advance_run(settings: Settings, database: Database, broker: Broker) -> Calla
         return run
 
     return advance_and_read
-
-
-def read_output(docmill: Docmill) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
 
 
 def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
@@ -191,23 +184,6 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     assert embedded.json("pipeline", "list") == []
     assert "no pipeline nightly" in embedded("pipeline", "history", "nightly", code=2).stderr
     assert len(embedded.results(1)) == 2
-
-
-def test_a_run_that_came_due_while_no_worker_lived_is_run_once_and_written(
-    database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(300))
-    (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
-    fleet("pipeline", "add", "nightly.toml")
-    database.execute(update(PipelineRow).values(looked_at=db_now() - 3 * 86_400))
-    with fleet.worker():
-        [run] = until(
-            lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
-        )
-    assert (run["state"], run["reason"]) == ("done", None)
-    assert run["due"] % 3600 == 0
-    assert len(fleet.json("pipeline", "history", "nightly")) == 1
-    assert [result["steps"]["line"]["text"] for result in read_output(fleet)] == [f"text {n}" for n in range(300)]
 
 
 def test_a_run_whose_parts_another_worker_writes_or_whose_results_change_meanwhile_waits_and_does_not_fail(
