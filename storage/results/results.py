@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import numpy as np
-from sqlalchemy import Select, case, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, case, func, null, or_, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages, read_texts
@@ -253,9 +253,9 @@ def inputs(
     """Yield every input of a job: each document as `results` has it, and each rejected record, in that order.
 
     A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
-    `superseded` (by a later record of the same id), `pending` in a job that goes on, or `not computed`. In a job with
-    several steps, where none is named, it is that of the first step that has no result. `with_input` adds the text of
-    a document as "input". Raises NotFound.
+    `superseded` (by a later record of the same id), `left out` (by a filter), `pending` in a job that goes on, or
+    `not computed`. In a job with several steps, where none is named, it is that of the first step that has no result.
+    `with_input` adds the text of a document as "input". Raises NotFound.
     """
     job, steps = _read_job(database, job_id)
     several = step is None and len(steps) > 1
@@ -277,6 +277,8 @@ def inputs(
             ended = failure["status"], f"{name}: {failure['reason']}" if failure["reason"] else name
         elif not several and last.name in failures:
             ended = failures[last.name]["status"], failures[last.name]["reason"]
+        elif done is None and document.left_out is not None:
+            ended = "left out", document.left_out
         else:
             ended = open_ if done is None or _is_open(way, outcomes) else ("done", None)
         yield (row if done is None else done[1]) | {"outcome": ended[0], "reason": ended[1]}
@@ -418,7 +420,8 @@ def _read_documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_
     """
     steps, with_input, after = wanted.steps, wanted.with_input, wanted.after or lineage.START
     columns = (Document.id, Document.key, Document.seq, Document.content_id, Document.meta, Document.flags)
-    query = wanted.where(select(*columns).where(visible(job)).order_by(Document.seq, Document.id))
+    left_out = _reason_left_out(steps).label("left_out")
+    query = wanted.where(select(*columns, left_out).where(visible(job)).order_by(Document.seq, Document.id))
     size = wanted.first or PAGE
     while True:
         following = query.limit(size).where(tuple_(Document.seq, Document.id) > after)
@@ -438,6 +441,13 @@ def _read_documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_
         after, size = (page[-1].seq, page[-1].id), min(PAGE, 4 * size)
 
 
+def _reason_left_out(steps: Sequence[OpenStep]) -> ColumnElement[Any]:
+    """Return the column of the reasons why these steps leave out documents; NULL for documents that they read."""
+    filters = [find_filter(step.leaves_out) for step in steps if step.leaves_out is not None]
+    whens = [(filter_.leaves_out(Document.__table__), filter_.reason) for filter_ in filters]
+    return case(*whens) if whens else null()
+
+
 def _read_job(database: Database, job_id: int) -> tuple[Job, tuple[OpenStep, ...]]:
     """Return a job's row and its steps. Raises NotFound."""
     job = require(database, job_id)
@@ -449,13 +459,6 @@ def has_several_steps(database: Database, job_id: int) -> bool:
     """Return True if a job has several steps, so that results without a named step are those of all."""
     _, steps = _read_job(database, job_id)
     return len(steps) > 1
-
-
-def reason_left_out(database: Database, job_id: int) -> str | None:
-    """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
-    _, steps = _read_job(database, job_id)
-    names = [step.leaves_out for step in steps if step.leaves_out is not None]
-    return find_filter(names[0]).reason if names else None
 
 
 class Reservoir(Generic[T]):

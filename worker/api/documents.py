@@ -17,7 +17,7 @@ from docmill.storage.extras import PARQUET
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
-from docmill.storage.results.results import columns, has_several_steps, inputs, reason_left_out, results
+from docmill.storage.results.results import columns, has_several_steps, inputs, results
 from docmill.worker.api.errors import Error
 
 if TYPE_CHECKING:
@@ -138,7 +138,6 @@ RowsByKey: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
 
 _KEY, _PLACE = "key", "place"
 _SUPERSEDED = "a later row has the same id and other contents"
-_REMOVED = {"status": "removed"}
 _ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
 
 
@@ -158,9 +157,7 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read], *, 
     rows_by_key = _read_rows(database, job_id, read, with_input=with_input)
     reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
     last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
-    left_out = reason_left_out(database, job_id)
-    missing = _REMOVED if left_out is None else {"status": "left out", "reason": left_out}
-    rows = [_row(record, reason, last, rows_by_key, missing) for record, reason in zip(read, reasons, strict=True)]
+    rows = [_row(record, reason, last, rows_by_key) for record, reason in zip(read, reasons, strict=True)]
     return arrow.table(_columns(columns(database, job_id, with_input=with_input), _ABOUT), rows)
 
 
@@ -182,23 +179,19 @@ def _read_rows(database: Database, job_id: int, read: Sequence[Read], *, with_in
     for row in inputs(database, job_id, with_input=with_input):
         place = (_PLACE if row["outcome"] == "rejected" else _KEY, row["id"])
         # A superseded row has the result of the later row that it equals.
-        if place in wanted and row["outcome"] in {"done", "failed", "skipped", "rejected"}:
+        if place in wanted and row["outcome"] in {"done", "failed", "skipped", "rejected", "left out"}:
             rows[place] = {**row, "status": row["outcome"]}
     return rows
 
 
 def _row(
-    record: Read,
-    rejected: str | None,
-    last: Mapping[str | None, bytes],
-    rows_by_key: RowsByKey,
-    missing: Mapping[str, Any],
+    record: Read, rejected: str | None, last: Mapping[str | None, bytes], rows_by_key: RowsByKey
 ) -> Mapping[str, Any]:
     if rejected is not None:
         return {"id": record.key, "status": "rejected", "reason": rejected}
     if last[record.key] != record.digest:
         return {"id": record.key, "status": "superseded", "reason": _SUPERSEDED}
-    return rows_by_key.get((_KEY, record.key), {"id": record.key, **missing})
+    return rows_by_key.get((_KEY, record.key), {"id": record.key, "status": "removed"})
 
 
 def _columns(of_results: Sequence[Column], about: Sequence[Column] = ()) -> list[Column]:

@@ -14,6 +14,7 @@ import docmill as api
 from docmill.features.near_duplicates import methods
 from docmill.features.near_duplicates.api import dedup
 from docmill.storage.extras import Extra
+from docmill.worker.api.documents import Read, make_table_by_row
 from docmill.worker.errors import WorkerError
 from docmill.worker.pipelines.file import parse
 from tests.worker.conftest import Call
@@ -44,6 +45,18 @@ def test_a_run_leaves_near_duplicates_out_and_says_so(enqueued: Call) -> None:
     assert (status["documents"], status["pending"]) == (3, 2)
     assert status["flags_by_step"]["translate"]["not_selected"] == 1
     assert "1 document not selected" in enqueued("status", 1).out
+
+
+def test_the_row_of_a_near_duplicate_says_that_it_was_left_out_and_why(enqueued: Call, tmp_path: Path) -> None:
+    reason = "a near duplicate of an earlier document"
+    rows = [json.loads(line) for line in enqueued("results", 1, "--all", "--partial").out.splitlines()]
+    assert [(row["outcome"], row["reason"]) for row in rows] == [*[("pending", None)] * 2, ("left out", reason)]
+    enqueued("results", 1, "--partial", "--out", "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[-1] == f"c,,left out: {reason}"
+    with api.connect(store=tmp_path / "home") as mill:
+        table = make_table_by_row(mill.database, 1, [Read("3", "c"), Read("4", "gone")], with_input=False)
+    assert table["status"].to_pylist() == ["left out", "removed"]
+    assert table["reason"].to_pylist() == [reason, None]
 
 
 def test_clusters_are_printed_written_and_forgotten(enqueued: Call, tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def results_command(job: int | str, **options: Any) -> int:
     writes one step as above. A file appears under its name only when it is complete.
 
     These formats leave out documents without a result. --all also writes these and rejected records: each line has
-    an "outcome" (done, failed, skipped, blocked, rejected, superseded, pending or not computed) and a "reason".
+    an "outcome" (done, failed, skipped, blocked, rejected, superseded, left out, pending or not computed) and a
+    "reason".
 
     --flagged writes the doubtful results, --unflagged the others; both leave out documents without a result. A
     result without a confidence does not meet a bound such as confidence<0.4. For a job with several steps, a flag
