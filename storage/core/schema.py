@@ -298,7 +298,7 @@ class SpecRow(Base):
     revision = column(str)
     quality = column(str)
     params = column(Json)
-    dropped_at = column(float, nullable=True)  # the last removal of its results
+    dropped_at = column(float, nullable=True)  # the last removal of its results, or of documents with one
     dropped_by = column(str, nullable=True)  # the rule of retention that removed them; NULL for a command
 
 

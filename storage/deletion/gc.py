@@ -89,7 +89,7 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Removed, set[
     columns = OutcomeRow.spec_id, OutcomeRow.output_id
     computed = transaction.execute(delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(*columns))
     dropped = computed.all()
-    _note_dropped(transaction, {row.spec_id for row in dropped})
+    note_dropped(transaction, {row.spec_id for row in dropped})
     outputs = [row.output_id for row in dropped]
     put_out = (
         select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
@@ -101,8 +101,8 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Removed, set[
     return Removed(contents=len(gone), outcomes=len(outputs)), onward.union(*origins.values())
 
 
-def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str | None = None) -> None:
-    """Note that results of these specs were dropped: ended jobs may lack some (`lineage.may_be_lost`)."""
+def note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str | None = None) -> None:
+    """Note that ended jobs may lack results of these specs, or documents with one (`lineage.may_be_lost`)."""
     dropped = {"dropped_at": db_now(), "dropped_by": rule}
     transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(**dropped))
 
@@ -223,7 +223,7 @@ def drop(
         of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
         loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
         removed = Removed(outcomes=len(dropped)) + collect_of(transaction, loose)
-        _note_dropped(transaction, {spec_id} if dropped else (), rule)
+        note_dropped(transaction, {spec_id} if dropped else (), rule)
         return removed
 
     if spec_ids is None:

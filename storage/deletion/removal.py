@@ -194,6 +194,9 @@ def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
     following = [dependent.removing(transaction, ids) for dependent in dependents()]
     for first in range(0, len(ids), PAGE):
         page = ids[first : first + PAGE]
+        corpora = select(Document.corpus_id).where(Document.id.in_(page))
+        shown = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(Job.corpus_id.in_(corpora)).distinct()
+        gc.note_dropped(transaction, {*transaction.scalars(shown)})
         transaction.execute(delete(Contender).where(Contender.document_id.in_(page)))
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
         texts |= {*transaction.scalars(of_these)}

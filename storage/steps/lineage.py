@@ -246,7 +246,7 @@ def render_prompts(
 
 
 def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:
-    """Return True if results of a job's specs were removed after the job (its row) was done."""
+    """Return True if results of a job's specs, or their documents, were removed since the job (its row) was done."""
     if job.state != "done":
         return False
     ids = {spec_id for step in steps for spec_id in step.spec_ids}

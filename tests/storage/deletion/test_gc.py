@@ -295,3 +295,11 @@ def test_failed_and_removed_documents_and_those_of_an_unfinished_job_are_not_los
     unfinished = jobs.open_job(database, request("b.jsonl"))
     ingest.add(database, unfinished, chunks(numbered(1), 1)[0])
     assert read_status(database, unfinished.id).lost == 0
+
+
+def test_a_removed_document_is_counted_even_if_another_corpus_keeps_its_text(database: Database) -> None:
+    job = run_job(database, request(), [("a", "one"), ("b", "two")])
+    other = run_job(database, request("b.jsonl", corpus="poems"), [("c", "one")])
+    assert removal.remove_documents(database, "books", ["a"]) == Removed(documents=1)
+    statuses = [read_status(database, job_id) for job_id in (job.id, other.id)]
+    assert [(status.removed, status.lost) for status in statuses] == [(1, 0), (0, 0)]
