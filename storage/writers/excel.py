@@ -58,7 +58,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
 
 
 class _Table:
-    """Sheets of a workbook with the same columns, and counts of cut and left out values."""
+    """Sheets of a workbook with the same columns, and counts of values that a cell cannot hold."""
 
     def __init__(self, workbook: Workbook, columns: Sequence[Column]) -> None:
         self.n_rows = 0
@@ -77,7 +77,7 @@ class _Table:
             self._write(at, place, column.form, column.value(row))
 
     def remark(self) -> str:
-        """Return sentences on several sheets, and on cut and left out values; empty if there are none."""
+        """Return sentences on several sheets, and on values that a cell cannot hold; empty if there are none."""
         said = []
         if self._n_sheets > 1:
             said.append(f"They are on {self._n_sheets} sheets, since a sheet has {MOST_ROWS:,} rows.")
@@ -87,7 +87,7 @@ class _Table:
                 f"{MOST_CHARS:,} characters; each ends with a note. JSON lines, CSV and Parquet have the whole texts."
             )
         if self._n_vectors:
-            said.append("Vectors are left out; JSON lines, .npy and Parquet have them.")
+            said.append("A vector's cell shows its length; JSON lines, CSV, .npy and Parquet have the numbers.")
         return " ".join(said)
 
     def _next_sheet(self) -> Worksheet:

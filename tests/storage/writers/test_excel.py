@@ -62,7 +62,7 @@ def test_a_value_too_large_for_a_cell_is_cut_with_a_note_and_a_remark(tmp_path: 
         4,
         "2 cells were cut, since a cell has 32,767 characters; each ends with a note",
     )
-    assert "Vectors are left out" in n.remark
+    assert "A vector's cell shows its length" in n.remark
     _, whole, cut, halved, last = cells(tmp_path / "out.xlsx")
     assert whole[1] == longest
     assert cut[1].endswith("x […] (cut: the text has 32,768 characters)")
