@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 
 from tests.worker.conftest import Call
 
@@ -21,18 +17,10 @@ NEWS = [
 TELL = ("--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(
-    call: Call, tmp_path: Path, suffix: str
+    call: Call, write_corpus: Callable[..., Path]
 ) -> None:
-    path = tmp_path / f"news.{suffix}"
-    if suffix == "jsonl":
-        path.write_text("\n".join(map(json.dumps, NEWS)))
-    elif suffix == "csv":
-        path.write_text("id,text,section,words\na,It rained.,Weather,2\n")
-    else:
-        pq.write_table(pa.Table.from_pylist(NEWS), path)
-    refused = call("enqueue", "generate", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
+    refused = call("enqueue", "generate", write_corpus(NEWS), *TELL[:-1], "{meta.titel}: {text}", code=2)
     assert (
         'none of the first records has a field "titel" for the prompt or question; there is "section", "words"'
         in refused.err
