@@ -53,6 +53,11 @@ def count_results(database: Database) -> Counter[str]:
     return Counter(database.values(select(SpecRow.model).join(OutcomeRow, OutcomeRow.spec_id == SpecRow.id)))
 
 
+def spec_id(database: Database, model: str) -> int:
+    [number] = database.values(select(SpecRow.id).where(SpecRow.model == model))
+    return number
+
+
 def test_results_of_a_replaced_model_are_deleted_and_the_status_names_the_rule(database: Database) -> None:
     old = run(database, spec(model="m1"))
     run(database, spec(model="m2"))

@@ -77,7 +77,7 @@ def test_a_key_with_other_arguments_is_refused_with_the_difference(database: Dat
     with pytest.raises(StorageError):
         jobs.open_job(database, keyed(changed, corpus="another"))
     assert count_rows(database, Job) == 1
-    limited = IdempotencyKey(KEY.key, KEY.arguments | {"--max-cost": 10.0})
+    limited = IdempotencyKey(KEY.key, {**KEY.arguments, "--max-cost": 10.0})
     with pytest.raises(StorageError, match=rf"`docmill resume {job.id} --max-cost N` changes the cost limit"):
         jobs.find_by_key(database, limited)
 
