@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.fault_points import FAULT, SITE
-from tests.worker.fork_servers import WITH_MODELS, address_of
+from tests.worker.fork_servers import COMMANDS, address_of
 from tests.worker.forkserver import Context, Fork, Forks, start_device
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,16 +58,10 @@ def run_child(
     return _forks().run_child(module, order, environment)
 
 
-def forked_device() -> Fork:
-    """Start a device process as a fork without model libraries."""
+def forked_device(kind: str = COMMANDS) -> Fork:
+    """Start a device process as a fork of a kind of server: without the model libraries, or `WITH_MODELS`."""
     refuse_if_fast("a device process")
-    return start_device(_forks().address)
-
-
-def forked_device_with_models() -> Fork:
-    """Start a device process as a fork that has the model libraries."""
-    refuse_if_fast("a device process")
-    return start_device(partial(address_of, WITH_MODELS, _forks().address()))
+    return start_device(partial(address_of, kind, _forks().address()))
 
 
 def run_program(program: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> str:

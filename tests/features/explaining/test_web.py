@@ -11,10 +11,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases.shards import Claim
 from tests.storage.builders import read, request, run_job
-from tests.worker.web.conftest import Browse, browse, settings
+from tests.worker.web.conftest import Browse, browse
 from tests.worker.web.pages.marked import SUMMARIZE, assert_harmless, marked_job
 
-__all__ = ["browse", "settings"]
+__all__ = ["browse"]
 
 
 @pytest.mark.parametrize(("key", "says"), [("d0", "99 is not in"), ("f1", "a retry gives the same"), ("w1", "99")])

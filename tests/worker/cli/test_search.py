@@ -1,4 +1,4 @@
-"""`docmill search`: real models, real documents, on each store."""
+"""`docmill search`: real models, and what is printed, answered and refused."""
 
 from __future__ import annotations
 

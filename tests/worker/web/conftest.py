@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,11 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
+from docmill.worker.web.http_server import serve
 from docmill.worker.web.server import make_app
 from docmill.worker.web.site import Site
 
 Browse = Callable[..., TestClient]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path)
 
 
 @pytest.fixture
@@ -33,6 +28,13 @@ def browse(database: Database, settings: Settings) -> Browse:
 def empty(sqlite: Database, settings: Settings) -> Browse:
     """The same on an empty SQLite file, for tests to which the store does not matter."""
     return partial(open_browser, sqlite, settings)
+
+
+@pytest.fixture
+def url(sqlite: Database, settings: Settings) -> Iterator[str]:
+    """The address of a real server of the store's pages, on which changes are allowed."""
+    with serve(make_app(Site(sqlite, settings, allows_changes=True)), "127.0.0.1", 0) as address:
+        yield address.rstrip("/")
 
 
 def open_browser(

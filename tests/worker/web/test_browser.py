@@ -14,10 +14,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
 from docmill.worker.cli.printing import SOME_REJECTED
-from docmill.worker.settings import Settings
-from docmill.worker.web.http_server import serve
-from docmill.worker.web.server import make_app
-from docmill.worker.web.site import Site
 from tests.fault_points import FAULT, MARKER
 from tests.faults.servers import missing
 from tests.kinds import KINDS
@@ -61,13 +57,6 @@ def docmill(tmp_path: Path, sqlite_url: str, redis_url: str) -> Docmill:
     """A fleet on SQLite."""
     settings = {"DOCMILL_DATABASE_URL": sqlite_url, "DOCMILL_REDIS_URL": redis_url, "DOCMILL_UPKEEP_S": "0.2"}
     return Docmill(tmp_path, settings)
-
-
-@pytest.fixture
-def url(sqlite: Database, settings: Settings) -> Iterator[str]:
-    """The address of the store's pages, on which changes are allowed."""
-    with serve(make_app(Site(sqlite, settings, allows_changes=True)), "127.0.0.1", 0) as address:
-        yield address.rstrip("/")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -20,12 +19,6 @@ from docmill.worker.web.site import Site
 
 HALF = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\nX-More: "
 LONGEST_S = 60.0  # for a condition that holds at once but for a busy machine
-
-
-@pytest.fixture
-def url(sqlite: Database, settings: Settings) -> Iterator[str]:
-    with serve(make_app(Site(sqlite, settings)), "127.0.0.1", 0) as address:
-        yield address
 
 
 def connect(url: str, data: bytes) -> socket.socket:
@@ -48,7 +41,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 
 def status(url: str) -> int:
-    with urlopen(f"{url}jobs", timeout=LONGEST_S) as answer:
+    with urlopen(f"{url}/jobs", timeout=LONGEST_S) as answer:
         return int(answer.status)
 
 
