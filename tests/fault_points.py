@@ -38,8 +38,7 @@ POINTS = {
     "switching": "the switch of a migration is half done, in its transaction",
     "switched": "a migration is switched, and the command has not said so",
 }
-# Points of the backend. The last two strike each time: by `oom` above n tokens a batch, by `nan` in a vector. By
-# `cuda` a kernel fails, and with it everything that the process does on its device from then on.
+# Points of the backend. The last two strike each time.
 OF_BACKENDS = {
     "batch": "a batch starts on the device",
     "cut": "a text with the marker is cut",
@@ -81,7 +80,6 @@ class Armed:
     action: str
     n: int
     struck: Path
-    is_device_broken: bool = False
     _times: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -90,7 +88,7 @@ class Armed:
         place, _, number = setting.partition("@")
         point, _, action = place.partition(":")
         assert point in POINTS | OF_BACKENDS, point
-        assert action in {"kill", "hang", "error", "oom", "nan", "cuda"}, action
+        assert action in {"kill", "hang", "error"}, action
         return cls(point, action, int(number or 1), home / STRUCK)
 
     def reach(self, point: str) -> None:
@@ -102,13 +100,10 @@ class Armed:
 
     def strike(self) -> None:
         """Note the strike and act, even if the fault has struck before."""
-        self.note()
-        self._act()
-
-    def note(self) -> None:
         self.struck.parent.mkdir(parents=True, exist_ok=True)
         with self.struck.open("a") as struck:
             struck.write(self._line())
+        self._act()
 
     def _is_first(self) -> bool:
         """Note that this process strikes, and return True if no process in this home did before."""
@@ -129,8 +124,5 @@ class Armed:
         if self.action == "hang":
             while self.struck.exists() and self.struck.stat().st_size:
                 time.sleep(LOOK_S)
-            return
-        if self.action == "cuda":
-            self.is_device_broken = True
             return
         raise InjectedFault

@@ -55,27 +55,6 @@ def gpt2(folder: Path, texts: list[str], **generation: Any) -> Path:
     return _save(folder, transformers.GPT2LMHeadModel(config), tokenizer, generation)
 
 
-def nul_after_a_bang(folder: Path, texts: list[str]) -> Path:
-    """Save a GPT-2 that writes a NUL after a `!`, and an `x` after anything else. Its layers add nothing."""
-    import torch
-
-    tokenizer = _tokenizer(texts, chat=False)
-    bang, nul, x = tokenizer.convert_tokens_to_ids(["!", "\u0100", "x"])  # U+0100 stands for the byte 0
-    config = transformers.GPT2Config(
-        n_positions=256, n_embd=128, n_layer=1, n_head=4, tie_word_embeddings=False, **_ids(tokenizer)
-    )
-    model = transformers.GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights.zero_()
-        model.transformer.ln_f.weight.fill_(1.0)
-        model.transformer.wte.weight[:, 0] = 1.0
-        model.transformer.wte.weight[bang] = torch.eye(128)[1]
-        model.lm_head.weight[x, 0] = 1.0
-        model.lm_head.weight[nul, 1] = 1.0
-    return _save(folder, model, tokenizer, {})
-
-
 def _decoder(name: str, **config: Any) -> Callable[..., Path]:
     """Return a function that saves a model with a chat template, whose classes begin with ``name``."""
 

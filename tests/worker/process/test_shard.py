@@ -212,23 +212,24 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
     assert state_of(database, shard_id) == ("planned", 0)
 
 
-@pytest.mark.parametrize("seen_alive", [False, True])
-def test_a_process_whose_engine_died_unnoticed_ends_at_the_next_hint(
-    database: Database, monkeypatch: pytest.MonkeyPatch, *, seen_alive: bool
+@pytest.mark.parametrize("dies", ["before the hint", "before the claim", "under the shard"])
+def test_a_process_whose_engine_died_ends_and_leaves_a_shard_that_the_device_had_to_its_supervisor(
+    database: Database, monkeypatch: pytest.MonkeyPatch, dies: str
 ) -> None:
     def lose(_: list[str]) -> None:
         raise DeviceLost
 
-    shard_id = _hinted(database, "a")
+    shard_id = _hinted(database, "a", spec=spec_of())
     engine = Engine(lambda spec: FakeBackend(lose))
     engine.start()
-    assert engine.submit(spec_of(), [(1, "text")]).wait(60)
+    if dies != "under the shard":
+        assert engine.submit(spec_of(), [(1, "text")]).wait(60)
     monkeypatch.setattr("os._exit", sys.exit)
-    if seen_alive:  # until the shard was claimed
+    if dies == "before the claim":
         monkeypatch.setattr(engine, "open", lambda _: None)
     with pytest.raises(SystemExit):
         process_with(database, engine).run_shard(shard_id)
-    assert state_of(database, shard_id) == ("planned", 0)
+    assert state_of(database, shard_id) == (("running", 1) if dies == "under the shard" else ("planned", 0))
 
 
 def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(database: Database) -> None:
