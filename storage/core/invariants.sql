@@ -190,6 +190,8 @@ WITH {slice} IN {open} {held}, {met}, failed AS (
     SELECT met.job_id, met.step, count(*) AS n FROM met
     JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.content_id AND outcome.status = 'failed'
     GROUP BY met.job_id, met.step
+), tried AS (
+    SELECT job_id, step, sum(n_failed) AS n_failed FROM shard GROUP BY job_id, step
 )
 SELECT met.job_id, met.step, met.content_id
 FROM met JOIN job ON job.id = met.job_id AND job.forgotten_at IS NULL JOIN spec ON spec.id = met.spec_id
@@ -199,13 +201,13 @@ JOIN step AS reader ON reader.job_id = met.job_id AND reader.input_step = met.st
 JOIN spec AS its ON its.id = reader.spec_id
     AND replace(replace(CAST(its.params AS TEXT), 'meta.', ''), 'messages', '') = CAST(its.params AS TEXT)
 JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.content_id AND outcome.status = 'done'
+LEFT JOIN tried ON tried.job_id = met.job_id AND tried.step = met.step
+LEFT JOIN failed ON failed.job_id = met.job_id AND failed.step = met.step
 WHERE {kept}
     AND NOT EXISTS (SELECT 1 FROM step AS other WHERE other.job_id = met.job_id AND other.escalates = met.step)
     AND NOT EXISTS (SELECT 1 FROM step_text WHERE step_text.job_id = met.job_id AND step_text.step = reader.seq
         AND step_text.content_id = outcome.output_id)
-    AND step.n_prior_failed - step.n_retried + coalesce((SELECT sum(shard.n_failed) FROM shard
-            WHERE shard.job_id = met.job_id AND shard.step = met.step), 0)
-        <= coalesce((SELECT n FROM failed WHERE failed.job_id = met.job_id AND failed.step = met.step), 0)
+    AND step.n_prior_failed - step.n_retried + coalesce(tried.n_failed, 0) <= coalesce(failed.n, 0)
 EXCEPT SELECT job_id, step, content_id FROM held
 
 -- nothing_lost: Every document of a job that is done has an outcome at the steps that read documents.

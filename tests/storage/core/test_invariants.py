@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import func, inspect, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.invariants import check_invariants, invariants
+from docmill.storage.core.invariants import PLANNING, check_invariants, invariants
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, TRANSLATE, claim_next, read, request, run_job, work
+from tests.storage.builders import COPY, TRANSLATE, claim_next, numbered, read, request, run_job, work
 from tests.storage.invariants import assert_invariants
 
 FIRST, AGAIN, CHAIN, RUNNING = 1, 2, 3, 4  # jobs
@@ -161,3 +161,27 @@ def test_postgresql_plans_the_checks_without_nested_loops_and_later_queries_with
         assert not [rows for _, rows, _ in check_invariants(transaction) if rows]
         assert transaction.scalar(setting) == "off"
     assert postgres.value(setting) == "on"
+
+
+def count_touched(node: dict[str, Any]) -> int:
+    """Return the number of rows that a part of a plan read, each time that it ran."""
+    names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+    own = node["Actual Loops"] * sum(node.get(name, 0) for name in names)
+    return int(own + sum(map(count_touched, node.get("Plans", ()))))
+
+
+def test_a_check_of_four_times_as_many_texts_reads_about_four_times_as_many_rows(postgres: Database) -> None:
+    steps = (StepRequest("one", TRANSLATE), StepRequest("two", COPY, "one"))
+    rows = list[dict[str, int]]()
+    for source, n in (("a", 100), ("b", 300)):
+        run_job(postgres, request(source, corpus=source, steps=steps), numbered(n, len(rows) * 100), outcomes)
+        with postgres.read() as transaction:
+            for setting in PLANNING["PostgreSQL"]:
+                transaction.exec_driver_sql(f"SET LOCAL {setting}")
+            explained = (
+                (each.name, transaction.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {each.query}").scalar_one())
+                for each in invariants("PostgreSQL")
+            )
+            rows.append({name: count_touched(plan[0]["Plan"]) for name, plan in explained})
+    few, many = rows
+    assert not {name: (few[name], n) for name, n in many.items() if n > 8 * few[name] + 1_000}
