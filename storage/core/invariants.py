@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import ForeignKeyConstraint
 
@@ -56,6 +56,9 @@ class Invariant:
     advice: str
 
 
+Check: TypeAlias = tuple[Invariant, list[dict[str, Any]], float]  # with the first rows that break it, and its seconds
+
+
 @cache
 def invariants(server: str | None) -> tuple[Invariant, ...]:
     """Return the invariants with queries for SQLite (None), or for the server PostgreSQL."""
@@ -69,11 +72,14 @@ def invariants(server: str | None) -> tuple[Invariant, ...]:
     return tuple(made)
 
 
-def check_invariants(transaction: Transaction) -> Iterator[tuple[Invariant, list[dict[str, Any]], float]]:
-    """Yield each invariant as it is checked in this transaction, the first rows that break it, and its seconds."""
+def check_invariants(
+    transaction: Transaction, begin: Callable[[Invariant], None] = lambda _: None
+) -> Iterator[Check]:
+    """Yield each invariant as it was checked in this transaction. Call `begin` before each check."""
     for setting in PLANNING[transaction.server]:
         transaction.exec_driver_sql(f"SET LOCAL {setting}")
     for invariant in invariants(transaction.server):
+        begin(invariant)
         began = time.monotonic()
         broken = _read(transaction, f"{invariant.query}\nLIMIT {MOST_ROWS}")
         yield invariant, broken, time.monotonic() - began

@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from docmill.storage.core import invariants
+from docmill.storage.core.transaction import Transaction
 from tests.test_imports import loaded_after
+from tests.worker.conftest import Call
 from tests.worker.harness import DOCMILL, Docmill, kill_group
 
 WITHIN_S = 30.0
@@ -112,3 +116,22 @@ def test_doctor_names_the_invariants_that_a_store_breaks_and_prints_their_querie
     assert [line.split()[1] for line in broken.stdout.splitlines() if line.startswith("BAD")] == ["corpus_counts"]
     assert "corpus_id=1 n_documents=4 documents=3" in broken.stdout
     assert f"{len(checks) - 1} of {len(checks)} invariants hold." in broken.stderr
+
+
+def test_an_interrupted_check_of_the_invariants_shows_the_checks_before_and_names_its_own(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("db", "upgrade")
+    read = invariants._read
+
+    def read_until(transaction: Transaction, query: str) -> list[dict[str, Any]]:
+        if "length(outcome.vector)" in query:
+            raise KeyboardInterrupt
+        return read(transaction, query)
+
+    monkeypatch.setattr(invariants, "_read", read_until)
+    shown = call("doctor", "--invariants", code=130)
+    assert [line.split()[:2] for line in shown.out.splitlines()] == [
+        ["ok", name] for name in ("references", "one_outcome", "outcome_status")
+    ]
+    assert "vector_lengths" in shown.err

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 
 import click
 from click.shell_completion import get_completion_class
 
-from docmill.storage.core.invariants import PLANNING, check_invariants, invariants
+from docmill.storage.core.invariants import PLANNING, Check, Invariant, check_invariants, invariants
 from docmill.storage.leases.diagnosis import UNHEALTHY_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, number
-from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, listen, print_json, say
 from docmill.worker.formatting import counted, duration, wrapped
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store, store_of
@@ -126,16 +127,23 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
             for each in invariants(database.server):
                 answer(f"-- {each.name}: {each.sentence}\n{each.query};\n")
         return OK
-    checks = []
-    with open_store(settings) as database, database.read() as transaction:
-        for invariant, rows, seconds in check_invariants(transaction):
-            checks.append((invariant, rows, seconds))
-            if not as_json:
-                answer(f"{'BAD' if rows else 'ok '} {invariant.name:<17} {seconds:7.1f} s")
-            if rows and not as_json:
-                _answer_wrapped("    ", invariant.sentence, invariant.advice)
-                lines = [" ".join(f"{name}={value}" for name, value in row.items()) for row in rows]
-                _answer_wrapped("      ", *lines)
+    checks: list[Check] = []
+    try:
+        with (
+            open_store(settings) as database,
+            database.read() as transaction,
+            listen().bar("invariants", total=len(invariants(database.server))) as progress,
+        ):
+
+            def begin(invariant: Invariant) -> None:
+                progress.update(len(checks), remark=invariant.name)
+
+            for check in check_invariants(transaction, begin):
+                checks.append(check)
+            progress.update(len(checks))
+    finally:  # an interrupted command shows the checks before the one that the bar names
+        if not as_json:
+            _print_checks(checks)
     if as_json:
         print_json(
             [
@@ -152,6 +160,15 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
     broken, took = sum(bool(rows) for _, rows, _ in checks), duration(sum(seconds for *_, seconds in checks))
     say(f"{len(checks) - broken} of {counted(len(checks), 'invariant')} hold. Checked in {took}.")
     return SOME_FAILED if broken else OK
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    for invariant, rows, seconds in checks:
+        answer(f"{'BAD' if rows else 'ok '} {invariant.name:<17} {seconds:7.1f} s")
+        if rows:
+            _answer_wrapped("    ", invariant.sentence, invariant.advice)
+            lines = [" ".join(f"{name}={value}" for name, value in row.items()) for row in rows]
+            _answer_wrapped("      ", *lines)
 
 
 def _check_workers(host: str, within_s: float, as_json: bool) -> int:
