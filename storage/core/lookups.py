@@ -8,12 +8,26 @@ from shlex import quote
 from typing import Any, TypeAlias, TypeVarTuple
 
 import orjson
-from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
     AnyRow,
     Base,
+    BigId,
     Content,
     Corpus,
     Document,
@@ -170,6 +184,15 @@ def is_current_document(documents: FromClause = Document.__table__) -> ColumnEle
     `documents` has the columns of `Document`, perhaps under another name.
     """
     return and_(documents.c.superseded_by.is_(None), ~documents.c.gone)
+
+
+def unseen(value: int) -> ScalarSelect[int]:
+    """Return a value that PostgreSQL does not see while it plans, so that it plans for an average one.
+
+    It takes a corpus or spec that is newer than its statistics for one row. If it looks up many texts, it might find
+    each by the index of the corpus, and read the whole corpus for it.
+    """
+    return select(literal(value, BigId)).scalar_subquery()
 
 
 def pages(

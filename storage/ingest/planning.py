@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import and_, func, or_, select, update
 
-from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.lookups import is_current_document, unseen
 from docmill.storage.core.schema import AnyRow, Content, Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import OpenJob
@@ -123,7 +123,7 @@ def _find_met(transaction: Transaction, job: OpenJob, position: CorpusPosition, 
         select(Document.id)
         .where(
             Document.content_id == Content.id,
-            Document.corpus_id == job.corpus_id,
+            Document.corpus_id == unseen(job.corpus_id),
             ~Document.gone,
             or_(Document.ingest_id == job.ingest_id, and_(Document.id <= position.swept_to, _since(position))),
         )

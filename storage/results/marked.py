@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, cast, literal, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import read_texts
+from docmill.storage.core.lookups import read_texts, unseen
 from docmill.storage.core.schema import AnyRow, Document, Job, OutcomeRow, Prompt, StepText
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.results import failure_of, one_step, rejections
@@ -207,23 +207,27 @@ def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]
     It is NULL if there is none. `way` is the path to the step.
     """
     outer = OutcomeRow.__table__
-    query, computed = select(Document.id).where(visible(job), choosing.is_read(way[0].leaves_out)), outer.c.content_id
+    of_job = visible(job, sought=True), choosing.is_read(way[0].leaves_out)
+    query, computed = select(Document.id).where(*of_job), outer.c.content_id
+    conditions: list[ColumnElement[bool]] = []
     for before, step in [*pairwise((None, *way))][::-1]:
         assert step is not None
         if step.template is not None:
             prompt = Prompt.__table__.alias()
-            of_spec = and_(prompt.c.spec_id == step.spec_id, prompt.c.content_id == computed)
-            query = query.where(of_spec, prompt.c.document_id == Document.id)
+            conditions += [prompt.c.spec_id == unseen(step.spec_id), prompt.c.content_id == computed]
+            # OFFSET 0: one look-up for each prompt (see `Transaction.probe`).
+            its_document = query.where(Document.id == prompt.c.document_id).offset(0).correlate(prompt)
+            query = select(prompt.c.document_id).where(its_document.exists())
             break
         if before is not None:
             output = OutcomeRow.__table__.alias()
-            query = query.where(output.c.spec_id.in_(before.spec_ids), output.c.output_id == computed)
+            conditions += [output.c.spec_id.in_([*map(unseen, before.spec_ids)]), output.c.output_id == computed]
             if step.flagged is not None:
-                query = query.where(choosing.selects(step.flagged, output))
+                conditions.append(choosing.selects(step.flagged, output))
             computed = output.c.content_id
     else:
-        query = query.where(Document.content_id == computed)
-    return query.limit(1).correlate(outer).scalar_subquery()
+        conditions.append(Document.content_id == computed)
+    return query.where(*conditions).limit(1).correlate(outer).scalar_subquery()
 
 
 def _first_content(transaction: Transaction, job: Job, step: OpenStep) -> int:

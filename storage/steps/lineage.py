@@ -14,7 +14,7 @@ from typing import Any, TypeVarTuple
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_, select
 
 from docmill.storage.core import lookups
-from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.lookups import is_current_document, unseen
 from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt, SpecRow
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing
@@ -42,15 +42,17 @@ RESULT = (
 )
 
 
-def visible(job: Job) -> ColumnElement[bool]:
+def visible(job: Job, *, sought: bool = False) -> ColumnElement[bool]:
     """Return the condition for a document to belong to a job (its row).
 
-    The job's documents are its corpus as it stood when the source had been read; until then, as it stands.
+    The job's documents are its corpus as it stood when the source had been read; until then, as it stands. `sought`
+    is for queries that look up documents by their ids or contents (see `lookups.unseen`).
     """
+    in_corpus = Document.corpus_id == (unseen(job.corpus_id) if sought else job.corpus_id)
     if job.last_document is None:
-        return and_(Document.corpus_id == job.corpus_id, is_current_document())
+        return and_(in_corpus, is_current_document())
     return and_(
-        Document.corpus_id == job.corpus_id,
+        in_corpus,
         ~Document.gone,
         Document.id <= job.last_document,
         or_(Document.superseded_by.is_(None), Document.superseded_by > job.last_document),
@@ -171,17 +173,17 @@ def find_documents(
     Some of them may read other contents: a prompt on the path may come from any job.
     """
     job = Job.of(transaction.execute(select(Job).where(Job.id == job_id)).one())
-    walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
+    walked = and_(visible(job, sought=True), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
     query = select(Document.id, Document.content_id).where(walked)
     reached = {*content_ids}
     for before, step in [*pairwise((None, *way))][::-1]:
         if step is not None and step.template is not None:
-            of_spec = select(Prompt.document_id).where(Prompt.spec_id == step.spec_id)
+            of_spec = select(Prompt.document_id).where(Prompt.spec_id == unseen(step.spec_id))
             ids = {row.document_id for row in transaction.probe(of_spec, Prompt.content_id, reached)}
             rows = transaction.probe(query, Document.id, ids)
             return {row.id: row.content_id for row in rows}
         if before is not None:
-            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id.in_(before.spec_ids))
+            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id.in_([*map(unseen, before.spec_ids)]))
             reached = {row.content_id for row in transaction.probe(put_out, OutcomeRow.output_id, reached)}
     rows = transaction.probe(query, Document.content_id, reached)
     return {row.id: row.content_id for row in rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,20 +13,28 @@ from sqlalchemy import select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, Shard, db_now
+from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
+from docmill.storage.results import marked
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
+    COPY,
+    TRANSLATE,
+    by_text,
     claim_next,
     commit_next,
     done,
+    echo,
     numbered,
     read,
     read_and_claim,
     records,
     request,
+    run_job,
     sign_on,
 )
 
@@ -154,3 +163,31 @@ def test_a_new_corpus_is_looked_up_by_its_keys(postgres: Database) -> None:
     assert (
         count_fetched(postgres, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
     )
+
+
+PROMPTED = Spec("generate", "writer", "sha256:4", params={"prompt": "{text}, {meta.n} letters"})
+STEPS = (
+    StepRequest("english", TRANSLATE),
+    StepRequest("copied", COPY, "english"),
+    StepRequest("prompted", PROMPTED, "english"),
+)
+
+
+def test_a_corpus_that_is_newer_than_the_statistics_is_not_read_for_each_of_its_texts(postgres: Database) -> None:
+    """PostgreSQL takes such a corpus for one document, and any index that leads to it for as good as another."""
+    with postgres.idle() as cursor:
+        for table in ("document", "outcome", "prompt"):
+            cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    run_job(postgres, request(steps=STEPS), numbered(3), echo)
+    analyze(postgres)
+    n = 900  # PostgreSQL rightly reads a table of fewer documents as a whole
+    new = partial(request, corpus="new", steps=STEPS)
+    marks = by_text(lambda text: {"text": f"out of {text}", "flags": ("windowed",) if "text 8" in text else ()})
+    job = run_job(postgres, new("a"), numbered(n, 3), marks)
+    for step in ("copied", "prompted"):
+        flagged_page = partial(marked.flagged_page, job_id=job.id, step=step)
+        assert count_fetched(postgres, flagged_page, "document") < n, step
+    again = jobs.open_job(postgres, new("b"))
+    counts = ingest.add(postgres, again, records([(key, f"new {text}") for key, text in numbered(n // 10, 3)]))
+    end = partial(ingest.end, job=again, read=counts)
+    assert count_fetched(postgres, end, "document") < 10 * n
