@@ -391,19 +391,6 @@ def test_a_done_job_stays_done_while_it_sweeps_documents_with_results(
     assert read_status(database, job.id).documents == 8
 
 
-def test_a_reading_that_continues_after_another_has_ended_reopens_the_job(database: Database) -> None:
-    slow, fast = (jobs.open_job(database, request()) for _ in range(2))
-    assert slow.id == fast.id
-    ingest.end(database, fast, ingest.add(database, fast, records(numbered(2))))
-    assert read_status(database, slow.id).state == "running"
-    counts = ingest.add(database, slow, records(numbered(4)))
-    assert read_status(database, slow.id).state == "ingesting"
-    ingest.end(database, slow, counts)
-    work(database)
-    assert jobs.finish(database) == [slow.id]
-    assert read_status(database, slow.id).done == 4
-
-
 def test_reading_a_source_again_finds_documents_of_other_sources(database: Database) -> None:
     first = read(database, request(), numbered(2))
     read(database, request("b.jsonl", spec=TRANSLATE), [("z", "from another source")])

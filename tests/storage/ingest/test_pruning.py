@@ -81,14 +81,6 @@ def test_a_document_without_metadata_that_comes_back_is_there_again(database: Da
     assert documents(database) == {"a": "one", "k0": "text 0"}
 
 
-def test_documents_of_other_sources_stay(database: Database) -> None:
-    read(database, request("b.jsonl"), [("x", "from another source")])
-    read(database, request(), numbered(2))
-    job, n = read_and_prune(database, numbered(1))
-    assert n == 1
-    assert documents(database, job) == {"x": "from another source", "k0": "text 0"}
-
-
 def test_documents_that_another_reading_of_the_source_brings_meanwhile_stay(database: Database) -> None:
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
@@ -140,6 +132,7 @@ def test_seen_is_a_set(groups: list[list[int]], candidate: int) -> None:
 
 
 def test_the_share_of_missing_documents_counts_those_that_the_source_had_before(database: Database) -> None:
+    read(database, request(corpus="poems"), numbered(4))
     read(database, request("b.jsonl"), numbered(50, first=100))
     run_job(database, request(), numbered(4))
     job = jobs.open_job(database, request(spec=TRANSLATE))
