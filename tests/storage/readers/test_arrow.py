@@ -32,18 +32,13 @@ def saved(path: Path, table: Any, rows_a_batch: int = 1_000) -> Path:
 
 def test_a_stream_is_read_in_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.ARROW", WHOLE.append_column("n", pa.array(range(2_500))))
-    source = open_source(str(path), OPTIONS)
-    items = list(source.records())
-    assert items == [Record(f"{n}", f"text {n}", {"n": n}, (), f"c.ARROW:{n + 1}") for n in range(2_500)]
-    assert source.size_bytes() == source.bytes_read == path.stat().st_size
-    assert list(source.records()) == items
+    assert read(path) == [Record(f"{n}", f"text {n}", {"n": n}, (), f"c.ARROW:{n + 1}") for n in range(2_500)]
     (tmp_path / "c.arrow.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert len(read(tmp_path / "c.arrow.gz", SourceOptions(limit=3))) == 3
 
 
-@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
-def test_a_file_with_a_footer_is_read(compression: str, tmp_path: Path) -> None:
-    feather.write_feather(WHOLE, str(tmp_path / "c.feather"), compression=compression)
+def test_a_file_with_a_footer_is_read(tmp_path: Path) -> None:
+    feather.write_feather(WHOLE, str(tmp_path / "c.feather"))
     assert list_texts(read(tmp_path / "c.feather")) == WHOLE["text"].to_pylist()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from docmill.storage.readers import SourceError, SourceOptions, open_source
 from docmill.storage.readers.remote import describe_secret, mask_secrets
 from tests.storage.readers.reading import refused
-from tests.storage.readers.site import Site, serving
+from tests.storage.readers.site import serving
 
 SECRET = "kanarienvogel"
 LINES = b'{"id": "1", "text": "a text"}\n'
@@ -106,11 +106,6 @@ def write_netrc(home: Path, text: str) -> None:
     (home / ".netrc").chmod(0o600)
 
 
-def logins(site: Site) -> set[str]:
-    """Return the logins that a server got, "" for a request without one."""
-    return set(site.logins)
-
-
 def test_a_login_of_the_netrc_file_is_sent_to_its_host_alone(home: Path) -> None:
     with serving() as site, serving() as other_site:
         site.files["/c.jsonl"] = other_site.files["/c.jsonl"] = LINES
@@ -118,10 +113,10 @@ def test_a_login_of_the_netrc_file_is_sent_to_its_host_alone(home: Path) -> None
         write_netrc(home, f"machine 127.0.0.1 login me password p@ss/word-{SECRET}\n")
         source = open_source(f"{site.url}/c.jsonl", SourceOptions())
         assert len(list(source.records())) == 1
-        assert logins(site) == {f"me:p@ss/word-{SECRET}"}
+        assert {*site.logins} == {f"me:p@ss/word-{SECRET}"}
         assert SECRET not in source.name
         assert len(list(open_source(f"{site.url}/away.jsonl", SourceOptions()).records())) == 1
-        assert logins(other_site) == {""}
+        assert {*other_site.logins} == {""}
 
 
 @pytest.mark.parametrize(("mode", "more"), [(0o600, SECRET), (0o644, "")])

@@ -152,8 +152,7 @@ def test_programs_are_never_run_and_other_kinds_of_files_not_read(tmp_path: Path
     folder = tmp_path / "books"
     folder.mkdir()
     (folder / "books.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')\n")
-    with pytest.raises(SourceError):
-        open_source(f"datasets://{folder}", OPTIONS)
+    refused(SourceError, f"datasets://{folder}")
     (folder / "books.py").unlink()
     (folder / "train.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
     assert "no files that are read" in refused(SourceUnsupported, f"datasets://{folder}")
@@ -181,8 +180,7 @@ def test_data_sets_of_a_hub_are_streamed_without_passwords(tmp_path: Path, monke
         assert "the hub has no such data set" in refused(SourceMissing, "datasets://nobody/nothing")
         outside = f"---\nconfigs:\n- config_name: a\n  data_files: {FILE}\n---\n"
         (folder / "README.md").write_text(outside)
-        with pytest.raises(SourceError):
-            open_source(f"datasets://{NAME}", OPTIONS)
+        refused(SourceError, f"datasets://{NAME}")
     assert "geheim" not in str(list(tmp_path.rglob("*")))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 import xlsxwriter
 
 from docmill.storage.readers import (
@@ -21,7 +21,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.records import KeyKind
-from tests.storage.readers.reading import zipped
+from tests.storage.readers.reading import refused, zipped
 
 DATA = Path(__file__).parent / "data"
 NOON = datetime.datetime.fromisoformat("2026-02-03T12:30")
@@ -70,8 +70,7 @@ def test_a_row_is_a_document_and_its_cells_keep_their_types(tmp_path: Path) -> N
     path = saved(tmp_path / "book.xlsx", Data=rows, Notes=[])
     meta = {"n": 3, "share": 0.5, "sum": 2, "ok": True, "day": "2026-02-03", "at": "2026-02-03T12:30:00"}
     empty = dict.fromkeys([*meta, "took", "error"])
-    source = open_source(str(path), SourceOptions())
-    first, *others = source.records()
+    first, *others = read(path)
     flags = ("value_left_out",)
     assert first == Record("4711", "One", meta | {"took": 108_000.0, "error": None}, flags, "book.xlsx:3")
     assert others == [
@@ -81,7 +80,6 @@ def test_a_row_is_a_document_and_its_cells_keep_their_types(tmp_path: Path) -> N
     ]
     assert isinstance(first, Record)
     assert first.key_kind is KeyKind.NUMBER
-    assert source.size_bytes() == path.stat().st_size
     assert len(read(path, limit=2)) == 2
 
 
@@ -90,19 +88,18 @@ def test_the_only_visible_sheet_with_rows_or_the_named_sheet_is_read(tmp_path: P
     hidden = saved(tmp_path / "hidden.xlsx", hidden="Lists", Data=rows, Empty=[], Lists=rows)
     assert read(hidden) == [Record("hidden.xlsx:2", "A text.", {}, (), "hidden.xlsx:2")]
     several = saved(tmp_path / "several.xlsx", One=rows, Two=rows)
-    with pytest.raises(SourceUnsupported, match=r'several sheets with rows: name one with --sheet.*"One", "Two"'):
-        read(several)
+    message = 'several sheets with rows: name one with --sheet; there are "One", "Two"'
+    assert message in refused(SourceUnsupported, several)
     place = "several.xlsx[Two]:2"
     source = open_source(str(several), SourceOptions(sheet="Two"))
     assert list(source.records()) == [Record(place, "A text.", {}, (), place)]
     assert source.name == f"{several}[Two]"
-    with pytest.raises(SourceUnsupported, match=r'no such sheet.*"One", "Two"'):
-        read(several, sheet="Three")
+    message = 'no such sheet: name one with --sheet; there are "One", "Two"'
+    assert message in refused(SourceUnsupported, several, SourceOptions(sheet="Three"))
     (tmp_path / "a.csv").write_text("id,text\n1,one\n")
-    with pytest.raises(SourceUnsupported, match="has no sheets: leave out --sheet"):
-        read(tmp_path / "a.csv", sheet="Two")
-    with pytest.raises(SourceUnsupported, match="standard input has no sheets"):
-        open_source("-", SourceOptions(sheet="Two"))
+    for other, name in ((str(tmp_path / "a.csv"), "a.csv"), ("-", "standard input")):
+        message = f"{name} has no sheets: leave out --sheet"
+        assert message in refused(SourceUnsupported, other, SourceOptions(sheet="Two"))
     items = read(tmp_path, sheet="Two")
     assert [item.where for item in items] == ["a.csv:2", place]
 
@@ -117,23 +114,18 @@ def test_the_row_of_the_header_can_be_named_and_rows_above_it_are_left_out(tmp_p
         Record("1", "x", {}, (), "book.xlsx[Data]:4"),
         Record("2", "y", {}, (), "book.xlsx[Data]:6"),
     ]
-    with pytest.raises(FieldUnknown, match=r'it has "Report of 2026": .* or the row of the header with --header-row'):
-        read(path, sheet="Data")
-    with pytest.raises(FieldUnknown, match=r'it has "1", "x": name one with --text-field$'):
-        read(path, sheet="Data", header_row=4)
-
-
-def test_a_header_row_that_is_empty_or_beyond_the_sheet_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "book.xlsx", Data=TITLED)
-    with pytest.raises(
-        SourceUnsupported, match=r'row 2 of the sheet "Data" is empty: give --header-row the row with'
+    message = refused(FieldUnknown, path, SourceOptions(sheet="Data"))
+    assert re.search('it has "Report of 2026": .* or the row of the header with --header-row', message)
+    message = refused(FieldUnknown, path, SourceOptions(sheet="Data", header_row=4))
+    assert message.endswith('it has "1", "x": name one with --text-field')
+    for row, reason in (
+        (2, 'row 2 of the sheet "Data" is empty: give --header-row the row with'),
+        (7, '--header-row 7 is beyond the sheet "Data", which has 6 rows: give'),
     ):
-        read(path, header_row=2)
-    with pytest.raises(SourceUnsupported, match=r'--header-row 7 is beyond the sheet "Data", which has 6 rows: give'):
-        read(path, header_row=7)
+        assert reason in refused(SourceUnsupported, path, SourceOptions(sheet="Data", header_row=row))
     (tmp_path / "a.csv").write_text("id,text\n1,one\n")
-    with pytest.raises(SourceUnsupported, match="has no sheets: leave out --header-row"):
-        read(tmp_path / "a.csv", header_row=2)
+    message = refused(SourceUnsupported, tmp_path / "a.csv", SourceOptions(header_row=2))
+    assert "has no sheets: leave out --header-row" in message
 
 
 def test_the_header_of_an_opendocument_sheet_may_be_further_down(tmp_path: Path) -> None:
@@ -168,33 +160,25 @@ def test_workbooks_of_other_programs_are_read(tmp_path: Path) -> None:
 
 def test_a_workbook_without_the_needed_columns_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "book.xlsx", Data=[["id", "body", "body"], [1, "x", "y"]])
-    with pytest.raises(FieldUnknown, match='more than one column is named "body"'):
-        read(path)
-    with pytest.raises(SourceUnsupported, match=r'no rows in its sheets \("Data", "More"\)'):
-        read(saved(tmp_path / "book.xlsx", Data=[], More=[]))
+    assert 'more than one column is named "body"' in refused(FieldUnknown, path)
+    saved(path, Data=[], More=[])
+    assert 'no rows in its sheets ("Data", "More")' in refused(SourceUnsupported, path)
 
 
 def test_a_file_that_is_not_a_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
     good = saved(tmp_path / "good.xlsx", Data=[["text"], ["x"]]).read_bytes()
-    for raw in (b"", b"PK\3\4", good[:-200], b"id,text\n1,x\n"):
-        (tmp_path / "bad.xlsx").write_bytes(raw)
-        with pytest.raises(SourceError, match=r"bad\.xlsx is damaged, or no workbook"):
-            read(tmp_path / "bad.xlsx")
-    for raw, kind in (
-        (zipped({"word/document.xml": "x"}), ".docx"),
-        (b"<!DOCTYPE html><p>", ".html"),
-        (b"%PDF-1.7\n", ".pdf"),
+    sealed = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le")
+    for raw, message in (
+        *((raw, "bad.xlsx is damaged, or no workbook") for raw in (b"", b"PK\3\4", good[:-200], b"id,text\n1,x\n")),
+        (zipped({"word/document.xml": "x"}), "under another name: end its name in .docx"),
+        (b"<!DOCTYPE html><p>", "under another name: end its name in .html"),
+        (b"%PDF-1.7\n", "under another name: end its name in .pdf"),
+        (sealed, "bad.xlsx is protected by a password: save a copy"),
     ):
         (tmp_path / "bad.xlsx").write_bytes(raw)
-        with pytest.raises(SourceError, match=rf"bad\.xlsx: .* under another name: end its name in {kind}"):
-            read(tmp_path / "bad.xlsx")
-    sealed = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le")
-    (tmp_path / "bad.xlsx").write_bytes(sealed)
-    with pytest.raises(SourceError, match=r"bad\.xlsx is protected by a password: save a copy"):
-        read(tmp_path / "bad.xlsx")
+        assert message in refused(SourceError, tmp_path / "bad.xlsx")
     (tmp_path / "good.xlsx.gz").write_bytes(gzip.compress(good))
-    with pytest.raises(SourceUnsupported, match="take off the compression"):
-        read(tmp_path / "good.xlsx.gz")
+    assert "take off the compression" in refused(SourceUnsupported, tmp_path / "good.xlsx.gz")
 
 
 def test_a_small_file_that_becomes_a_huge_sheet_is_refused_within_the_limits(tmp_path: Path) -> None:
@@ -208,5 +192,4 @@ def test_a_small_file_that_becomes_a_huge_sheet_is_refused_within_the_limits(tmp
                 assert b"</sheetData>" in raw
                 raw = raw.replace(b"</sheetData>", far)
             new.writestr(name, raw)
-    with pytest.raises(SourceError, match=r"took more memory than a document may.*saved as CSV"):
-        read(bomb)
+    assert re.search("took more memory than a document may.*saved as CSV", refused(SourceError, bomb))
