@@ -62,15 +62,10 @@ def rejections(path: Path, options: SourceOptions = OPTIONS) -> dict[str, str]:
     return {item.where: item.reason for item in list_rejections(read(path, options))}
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.TAR.zst"])
+@pytest.mark.parametrize("name", ["a.zip", "a.TGZ"])
 def test_the_documents_of_an_archive_are_read_in_its_order(name: str, tmp_path: Path) -> None:
-    raw = zipped(MEMBERS) if name.endswith("zip") else tarred(MEMBERS)
-    if name.endswith("gz"):
-        raw = gzip.compress(raw)
-    elif name.endswith("zst"):
-        raw = zstandard.ZstdCompressor().compress(raw)
     path = tmp_path / name
-    path.write_bytes(raw)
+    path.write_bytes(zipped(MEMBERS) if name == "a.zip" else gzip.compress(tarred(MEMBERS)))
     source = open_source(str(path), OPTIONS)
     items = list(source.records())
     assert list_keys(items) == list(READ)
@@ -180,17 +175,6 @@ def test_an_archive_without_readable_records_is_refused(tmp_path: Path, files: d
     path.write_bytes(zipped({"b.csv": b"text\n" + b"x" * 100, "a.txt": b"one"}))
     reason = rejections(path, SourceOptions(max_record_bytes=50))["b.csv"]
     assert reason == "larger than 50 bytes, the limit for a file in an archive: unpack the archive into a folder"
-
-
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
-def test_a_truncated_tar_gives_the_members_before_and_a_fatal_rejection(name: str, tmp_path: Path) -> None:
-    raw = tarred({"a.txt": b"whole", "b.txt": random.Random(7).randbytes(400_000).hex().encode()})
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(raw)[:-80] if name.endswith("gz") else raw[:20_000])
-    first, cut = read(path)
-    assert isinstance(first, Record)
-    assert cut.fatal
-    assert "after a.txt; nothing more was read" in cut.reason
 
 
 @pytest.mark.parametrize(
@@ -355,8 +339,7 @@ def test_a_member_that_claims_more_bytes_than_its_tar_has_ends_the_reading_at_on
 def test_a_tar_with_hostile_headers_is_refused(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(raw)
-    with pytest.raises((SourceError, SourceUnsupported)):
-        open_source(str(path), OPTIONS)
+    refused(SourceError, path)
 
 
 def test_a_member_of_a_zip_that_expands_too_far_is_rejected_and_many_end_the_reading(tmp_path: Path) -> None:

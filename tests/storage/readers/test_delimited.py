@@ -88,12 +88,9 @@ def test_an_invalid_record_is_rejected_and_the_next_one_is_read_unless_its_end_i
     assert [item.key if isinstance(item, Record) else item for item in items] == expected
 
 
-def test_the_wrong_text_field_shows_in_the_header_at_once(tmp_path: Path) -> None:
+def test_a_header_without_the_text_field_or_that_is_not_csv_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FieldUnknown, match=r'c\.csv: .*"text".*"id", "body".*--text-field'):
         read(tmp_path, b"id,body\n")
-
-
-def test_an_unreadable_header_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="header"):
         read(tmp_path, b'"text"x,id\n')
 

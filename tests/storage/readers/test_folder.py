@@ -124,27 +124,25 @@ def test_links_that_lead_out_of_the_folder_are_refused_and_links_within_it_are_r
     }
 
 
-def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path: Path) -> None:
+def test_pipes_sockets_and_devices_are_refused_without_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "root"
     write(root, {"a.txt": "a"})
     os.mkfifo(root / "pipe.txt")
     (root / "null.txt").symlink_to("/dev/null")
     (root / "link-to-pipe.txt").symlink_to("pipe.txt")
+    monkeypatch.chdir(root)  # the path of a socket may not be longer than some 100 bytes
     with socket.socket(socket.AF_UNIX) as listener:
-        here = Path.cwd()
-        os.chdir(root)  # the path of a socket may not be longer than some 100 bytes
-        try:
-            listener.bind("socket.txt")
-        finally:
-            os.chdir(here)
-        source = open_source(str(root), OPTIONS)
-        assert keys(source) == ["a.txt"]
-        assert rejections(source) == {
-            "link-to-pipe.txt": "a pipe, not a file",
-            "null.txt": "a link that leads out of the folder",
-            "pipe.txt": "a pipe, not a file",
-            "socket.txt": "a socket, not a file",
-        }
+        listener.bind("socket.txt")
+    source = open_source(str(root), OPTIONS)
+    assert keys(source) == ["a.txt"]
+    assert rejections(source) == {
+        "link-to-pipe.txt": "a pipe, not a file",
+        "null.txt": "a link that leads out of the folder",
+        "pipe.txt": "a pipe, not a file",
+        "socket.txt": "a socket, not a file",
+    }
 
 
 def test_unreadable_files_are_rejected_and_the_rest_is_read() -> None:
@@ -371,12 +369,13 @@ def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
     assert keys(str(tmp_path / "a[[]1].jsonl")) == ["a[1].jsonl:1"]
 
 
-def test_the_name_of_any_pattern_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_any_folder_or_pattern_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"da ta/a.txt": "x"})
     (tmp_path / "link").symlink_to("da ta")
     monkeypatch.chdir(tmp_path)
     for pattern in ("da ta/*.txt", "./da ta/../da ta/*.txt", "link/*.txt", f"file://{tmp_path}/da%20ta/*.txt"):
         assert open_source(pattern, OPTIONS).name == f"{tmp_path}/da ta/*.txt"
+    assert open_source("da ta/../da ta", OPTIONS).name == f"{tmp_path}/da ta"
 
 
 def test_a_link_is_read_by_its_own_name_in_a_folder_and_below_a_pattern(tmp_path: Path) -> None:
@@ -434,18 +433,15 @@ def test_an_incomplete_export_is_refused(tmp_path: Path) -> None:
     part = folder / "part-00001.jsonl"
     raw = part.read_bytes()
     part.write_bytes(raw[:-1])
-    with pytest.raises(SourceError, match=r"part-00001\.jsonl is not as it was written; the `docmill results`"):
-        read(folder)
+    message = "part-00001.jsonl is not as it was written; the `docmill results`"
+    assert message in refused(SourceError, folder)
     part.unlink()
-    with pytest.raises(SourceError, match=r"part-00001\.jsonl is not as it was written"):
-        read(folder)
+    assert message in refused(SourceError, folder)
     part.write_bytes(raw)
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
-    with pytest.raises(SourceError, match="has not all of its parts"):
-        read(folder)
-    with pytest.raises(SourceUnsupported, match="no results"):
-        read(export(tmp_path / "none", 0))
+    assert "has not all of its parts" in refused(SourceError, folder)
+    assert "no results" in refused(SourceUnsupported, export(tmp_path / "none", 0))
 
 
 @pytest.mark.parametrize("name", ["../secret.jsonl", "secret.jsonl", None])
@@ -455,8 +451,7 @@ def test_a_manifest_that_names_other_files_is_ignored(tmp_path: Path, name: obje
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["parts"][0]["files"][0]["name"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(SourceUnsupported, match=r"part-00000\.jsonl: it holds results that docmill wrote"):
-        read(folder)
+    assert "part-00000.jsonl: it holds results that docmill wrote" in refused(SourceUnsupported, folder)
 
 
 def test_a_part_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:

@@ -44,14 +44,6 @@ def test_a_record_has_its_id_its_text_and_everything_else_as_metadata(tmp_path: 
     assert source.bytes_read == source.size_bytes() == path.stat().st_size
 
 
-def test_a_record_without_an_id_is_named_after_its_file_and_number(tmp_path: Path) -> None:
-    path = tmp_path / "c.jsonl"
-    path.write_text('{"text": "one"}\n\n{"id": null, "text": "two"}\n{"id": "", "text": "three"}')
-    items = list(open_source(str(path), OPTIONS).records())
-    assert list_keys(items) == ["c.jsonl:1", "c.jsonl:2", "c.jsonl:3"]
-    assert [item.where for item in items] == ["c.jsonl:1", "c.jsonl:3", "c.jsonl:4"]
-
-
 def test_only_strings_and_numbers_as_json_writes_them_are_ids() -> None:
     assert record(b'{"id": 7, "text": ""}').key == "7"
     assert record(b'{"id": 18446744073709551615, "text": ""}').key == "18446744073709551615"
@@ -59,11 +51,8 @@ def test_only_strings_and_numbers_as_json_writes_them_are_ids() -> None:
     assert record(b'{"id": -1.50, "text": "\\ud800"}').key == "-1.5"
     for value in (b"true", b"[1]", b"{}"):
         assert '"id" is' in reason(b'{"id": ' + value + b', "text": "x"}')
-
-
-@pytest.mark.parametrize("number", ["123456789012345678901234567890", "9007199254740993.0", "-1e300"])
-def test_a_number_too_large_for_a_float_is_no_id(number: str) -> None:
-    assert "too large" in reason(f'{{"id": {number}, "text": ""}}'.encode())
+    for number in (b"123456789012345678901234567890", b"9007199254740993.0", b"-1e300"):
+        assert "too large" in reason(b'{"id": ' + number + b', "text": ""}')
 
 
 def test_an_id_too_long_for_an_index_is_rejected() -> None:
@@ -122,16 +111,10 @@ def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> N
     items = read(first + b'{"text": "caf\xff"}\n')
     assert items[0] == Record("-:1", "café", {}, (), "-:1")
     assert items[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
-    _, after_long = read(b" " * 50 + b"{}\n" + b'{"text": "\xff"}', SourceOptions(max_record_bytes=30))
-    assert isinstance(after_long, Record)
-    assert after_long.flags == (f"invalid_utf8@{53 + 10}",)
-
-
-def test_a_wrong_text_field_is_an_error_that_names_the_fields_and_the_option() -> None:
-    lines = b'{"id": 1, "body": "x"}\n{"id": 2, "body": "y", "title": "z"}\nnot json\n'
-    with pytest.raises(FieldUnknown, match=r'"text".*"id", "body", "title".*--text-field'):
-        read(lines)
-    assert len(read(lines, SourceOptions(text_field="body"))) == 3
+    assert read(b" " * 600_000 + b"{}\n" + b'{"text": "\xff"}', SourceOptions(max_record_bytes=30)) == [
+        Rejection("-:1", "longer than 30 bytes, the limit for one document"),
+        Record("-:2", "\ufffd", {}, (f"invalid_utf8@{600_003 + 10}",), "-:2"),
+    ]
 
 
 def test_a_wrong_id_field_is_an_error_if_it_was_named() -> None:
@@ -141,22 +124,8 @@ def test_a_wrong_id_field_is_an_error_if_it_was_named() -> None:
 
 
 def test_if_one_of_the_first_hundred_records_has_the_field_the_others_are_rejected() -> None:
-    lines = b'{"body": "x"}\n' * 99 + b'{"text": "y"}\n'
+    lines = b"not json\n" + b'{"body": "x"}\n' * 97 + b'{"title": "z"}\n{"text": "y"}\n'
     items = read(lines)
     assert sum(isinstance(item, Rejection) for item in items) == 99
-    with pytest.raises(FieldUnknown):
+    with pytest.raises(FieldUnknown, match=r'"text"; it has "body", "title": .*--text-field'):
         read(b'{"body": "x"}\n' + lines)
-
-
-def test_the_limit_counts_records_and_not_rejections() -> None:
-    raw = b'{"text": "a"}\nbad\n{"text": "b"}\n{"text": "c"}\n'
-    items = read(raw, SourceOptions(limit=2))
-    assert [item.where for item in items] == ["-:1", "-:2", "-:3"]
-
-
-def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
-    options = SourceOptions(max_record_bytes=1000)
-    good = json.dumps({"text": "x" * 900}).encode() + b"\n"
-    items = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
-    assert items[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
-    assert list_keys(items) == ["-:1", "-:3"]

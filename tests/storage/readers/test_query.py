@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socketserver
 import sqlite3
 import struct
@@ -211,13 +210,10 @@ def test_no_password_is_in_a_name_or_a_message() -> None:
 def test_files_that_are_not_databases_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such file" in reading.refused(SourceMissing, f"sqlite:///{tmp_path}/no.db?SELECT 1 AS text")
     assert not (tmp_path / "no.db").exists()
-    os.mkfifo(tmp_path / "pipe.db")
-    assert "is a pipe" in refused(f"sqlite:///{tmp_path}/pipe.db?SELECT 1 AS text")
     (tmp_path / "text.db").write_text("certainly no database" * 100)
     assert "not a database" in refused(f"sqlite:///{tmp_path}/text.db?SELECT * FROM t")
     for nothing in ("sqlite://?SELECT 1", "sqlite:///:memory:?SELECT 1"):
-        with pytest.raises(SourceUnsupported):
-            open_source(nothing, OPTIONS)
+        reading.refused(SourceUnsupported, nothing)
     monkeypatch.chdir(tmp_path)
     sqlite3.connect("real #1.db").close()
     source = open_source("sqlite:///real #1.db?SELECT 'a' AS text", OPTIONS)
