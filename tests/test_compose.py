@@ -104,14 +104,6 @@ def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: 
     assert load_settings().redis_url == "redis://:PASSWORD@queue.example:6379/0"
 
 
-def test_a_stopping_worker_gets_more_time_than_it_takes() -> None:
-    from docmill.worker.settings import Settings
-
-    for name in ("worker", "worker-gpu"):
-        grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
-        assert grace_s >= Settings.model_fields["drain_s"].default + 10
-
-
 def test_our_containers_run_without_privileges_on_a_read_only_disk() -> None:
     assert "useradd --uid 10001 " in DOCKERFILE
     assert "\nUSER 10001\n" in DOCKERFILE

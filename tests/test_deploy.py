@@ -38,4 +38,4 @@ def test_a_stopping_worker_is_told_by_sigterm_and_gets_as_much_time_as_with_comp
     assert (worker["KillSignal"], worker["KillMode"]) == ("SIGTERM", "mixed")
     stop_s = int(worker["TimeoutStopSec"])
     assert stop_s >= Settings.model_fields["drain_s"].default + 10
-    assert SERVICES["worker"]["stop_grace_period"] == f"{stop_s}s"
+    assert {SERVICES[name]["stop_grace_period"] for name in ("worker", "worker-gpu")} == {f"{stop_s}s"}
