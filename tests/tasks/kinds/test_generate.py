@@ -29,11 +29,6 @@ def join_texts(texts: Sequence[str]) -> Outcome:
     return join_outputs(Generate(), [Generated(text, 1) for text in texts])
 
 
-@pytest.mark.parametrize("text", [" a\n", "\n    return x\n\n", "a", "\t"])
-def test_the_output_of_one_window_stays_as_it_is(text: str) -> None:
-    assert join_texts([text]).text == text
-
-
 def test_between_the_outputs_of_windows_stands_a_blank_line_alone() -> None:
     assert join_texts([" a \n", "\n\n b\n", "  ", "\tc\n"]).text == " a\n\nb\n\nc\n"
 

@@ -94,13 +94,6 @@ def test_a_text_that_fits_is_one_window_and_is_encoded_once() -> None:
     assert coder.seen == 1
 
 
-def test_long_texts_are_cut_at_paragraphs_then_sentences_then_words() -> None:
-    assert split_texts("One two.\n\nThree four.\n\n", 14) == ["One two.\n\n", "Three four.\n\n"]
-    assert split_texts("One two. Three four.", 12) == ["One two. ", "Three four."]
-    assert split_texts("abcdef ghijkl", 8) == ["abcdef ", "ghijkl"]
-    assert split_texts("abcdefgh", 4) == ["abcd", "efgh"]
-
-
 def whole_split(text: str, limit: int) -> list[tuple[int, int]]:
     """Return the pieces that the splitter cuts from the whole text at once."""
     spans, start = [], 0
@@ -121,10 +114,6 @@ def test_a_window_of_few_tokens_has_a_limit_of_characters() -> None:
     spans = split("x" * 100_000, lambda piece: 1, 50)
     assert max(end - start for start, end in spans) == 50 * LONG_CHARS_PER_TOKEN
     assert spans[-1][1] == 100_000
-
-
-def split_texts(text: str, limit: int) -> list[str]:
-    return [text[start:end] for start, end in split(text, len, limit)]
 
 
 FIRST, LAST = -1, -2

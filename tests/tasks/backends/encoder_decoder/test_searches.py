@@ -64,9 +64,6 @@ SEARCHES: dict[str, tuple[dict[str, Any], bool]] = {
     "early, without some tokens": ({**EARLY, "suppress_tokens": [7]}, False),
     "early, a forced end": ({**EARLY, "forced_eos_token_id": 0, "max_length": 8}, False),
     "early, two ends": ({**EARLY, "eos_token_id": [0, 7]}, False),
-    "t5-small's own": (
-        {**EARLY, "length_penalty": 2.0, "max_length": 200, "min_length": 30, "no_repeat_ngram_size": 3}, False,
-    ),
     "bart-large-cnn's own": (
         {
             **EARLY, "forced_bos_token_id": 30, "forced_eos_token_id": 0, "length_penalty": 2.0, "max_length": 142,
