@@ -233,19 +233,16 @@ def test_truncated_outputs_are_counted_and_so_are_earlier_ones(database: Databas
     assert read_status(database, later.id).truncated == 1
 
 
-def test_a_cancelled_job_stays_cancelled(database: Database) -> None:
-    job = read(database, request(), numbered(3))
+def test_a_cancelled_job_stays_cancelled_and_a_shard_that_is_queued_meanwhile_is_not_claimed(
+    database: Database,
+) -> None:
+    job = read(database, request(), numbered(2))
+    head = look(database, dispatch_shards(database)[0])
     assert jobs.cancel(database, job.id)
     assert not jobs.cancel(database, job.id)
     assert read_status(database, job.id).state == "cancelled"
     with pytest.raises(JobStopped, match="cancelled"):
         jobs.retry(database, job.id)
-
-
-def test_a_shard_that_is_queued_during_a_cancel_is_not_claimed(database: Database) -> None:
-    job = read(database, request(), numbered(2))
-    head = look(database, dispatch_shards(database)[0])
-    assert jobs.cancel(database, job.id)
     set_shard(database, head.shard_id, state="queued", fence=head.fence)  # as a top-up under way leaves it
     assert shards.claim(database, head, "w1") is None
     assert shards.look(database, head.shard_id) is None
@@ -422,68 +419,42 @@ def test_failed_attempts_back_off_and_then_fail_as_transient(database: Database)
     assert jobs.finish(database) == [job.id]
 
 
-def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
-    """Return failures with these classes of reasons for the texts that are named, and results for the others."""
-    return [
-        Outcome(content_id, Status.FAILED, reason="no", reason_class=classes[text])
-        if text in classes
-        else Outcome(content_id, Status.DONE, text="out")
-        for content_id, text in claim.texts
-    ]
-
-
 THREE = [("a", "a"), ("b", "b"), ("c", "c")]
 
 
-def test_a_retry_replaces_failures_by_results(database: Database) -> None:
-    job = run_job(database, request(), THREE, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
-    assert jobs.retry(database, job.id) == 2
-    assert_status(database, job.id, state="running", finished_at=None, done=1, failed=0, pending=2, ended=False)
-    assert jobs.retry(database, job.id) == 0  # it is running
+def test_a_retry_replaces_failures_of_one_class_or_of_all_by_results(database: Database) -> None:
+    job = read(database, request(), THREE)
+    claim = claim_next(database)
+    mixed = [*failed(claim, Reason.TRANSIENT)[:1], *failed(claim, Reason.DOCUMENT)[1:2], *done(claim)[2:]]
+    shards.commit(database, claim, mixed, None)
+    jobs.finish(database)
+    assert jobs.retry(database, job.id, only="model") == 0
+    assert jobs.retry(database, job.id, only="transient") == 1
+    assert_status(database, job.id, state="running", finished_at=None, done=1, failed=1, pending=1, ended=False)
+    assert jobs.retry(database, job.id) == 1  # the retry of the other class is still running
+    assert jobs.retry(database, job.id) == 0
     work(database)
     assert jobs.finish(database) == [job.id]
     assert_status(database, job.id, done=3, failed=0, pending=0, texts=3)
     assert set(outcomes(database).values()) == {"done"}
 
 
-def test_a_retry_of_one_class_leaves_the_others(database: Database) -> None:
-    job = read(database, request(), THREE)
-    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
-    assert jobs.retry(database, job.id, only="transient") == 1
-    assert jobs.retry(database, job.id, only="document") == 1  # the retry of the other class is still running
-    assert jobs.retry(database, job.id, only="model") == 0
-
-
-def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Database) -> None:
-    job = read(database, request(), THREE, stop_after=1)
-    work(database, failed)
-    assert jobs.retry(database, job.id) == 3
-    work(database)
-    assert jobs.finish(database) == []
-    assert read_status(database, job.id).state == "ingesting"
-
-
-def test_a_retry_while_the_source_is_read_leaves_failures_that_the_job_has_not_met_yet(database: Database) -> None:
+def test_a_retry_during_a_reading_does_not_end_it_and_leaves_failures_that_it_has_not_met_yet(
+    database: Database,
+) -> None:
     earlier = run_job(database, request(), THREE, failed)
     some = [(f"of b: {key}", text) for key, text in THREE[:2]]
     job = read(database, request("b.jsonl"), some, chunk=1, stop_after=2)
     assert jobs.retry(database, job.id) == 2
     work(database)
+    assert jobs.finish(database) == []
+    assert read_status(database, job.id).state == "ingesting"
     assert read(database, request("b.jsonl"), some).id == job.id
     status = read_status(database, job.id)
     assert (status.done, status.failed, status.pending) == (2, 1, 0), "the failure of the other source is unchanged"
     assert jobs.retry(database, job.id) == jobs.retry(database, earlier.id) == 1
     work(database)
     assert_status(database, job.id, done=3, failed=0, pending=0)
-
-
-def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
-    job_ids = [read(database, request(corpus=corpus), THREE).id for corpus in ("left", "right")]
-    left, right = claim_next(database, "w1"), claim_next(database, "w2")
-    shards.commit(database, left, done(left, "first"), None)
-    shards.commit(database, right, done(right, "second"), None)
-    for job_id in job_ids:
-        assert [row["text"] for row in results(database, job_id)] == ["first"] * 3
 
 
 def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database: Database) -> None:
@@ -523,25 +494,16 @@ def test_workers_with_two_models_of_one_name_store_the_vectors_of_only_one(datab
     assert n_done in ([1, 0, 1, 0], [0, 1, 0, 1])
 
 
-def test_a_result_replaces_a_failure_and_nothing_replaces_a_result(database: Database) -> None:
-    read(database, request(corpus="left"), THREE)
-    read(database, request(corpus="right"), THREE)
+def test_a_result_replaces_a_failure_and_nothing_else_replaces_an_outcome(database: Database) -> None:
+    job_ids = [read(database, request(corpus=corpus), numbered(4)).id for corpus in ("left", "right")]
     left, right = claim_next(database, "w1"), claim_next(database, "w2")
-    shards.commit(database, left, failed(left), None)
-    shards.commit(database, right, by_key(right, c=Reason.MODEL), None)
-    assert sorted(outcomes(database).values()) == ["done", "done", "failed"]
-
-
-def test_two_jobs_of_one_spec_over_overlapping_corpora_store_nothing_twice_and_both_end(database: Database) -> None:
-    left = read(database, request(corpus="left"), numbered(60))
-    right = read(database, request(corpus="right"), numbered(60, first=30))
-    at_once(lambda: work(database, owner="w1"), lambda: work(database, owner="w2"))
-    work(database)
-    assert sorted(jobs.finish(database)) == [left.id, right.id]
-    assert len(outcomes(database)) == 90
-    for job in (left, right):
-        assert_status(database, job.id, done=60, pending=0, documents=60)
-        assert len(list(results(database, job.id))) == 60
+    shards.commit(database, left, [*done(left, "first")[:2], *failed(left, Reason.DOCUMENT)[2:]], None)
+    second, refused = done(right, "second"), failed(right, Reason.MODEL)
+    shards.commit(database, right, [second[0], refused[1], second[2], refused[3]], None)
+    for job_id in job_ids:
+        assert [row["text"] for row in results(database, job_id)] == ["first", "first", "second"]
+        assert [row["class"] for row in failures(database, job_id)] == ["document"]
+    assert_status(database, job_ids[1], done=3, failed=1)
 
 
 def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Database) -> None:
@@ -559,37 +521,27 @@ def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Databa
     assert_status(database, job.id, state="done", done=300, failed=0, pending=0)
 
 
-def test_too_many_doubtful_results_stop_a_job_and_a_new_job_continues_from_them(database: Database) -> None:
+def test_too_many_doubtful_results_stop_a_job_and_retries_and_new_jobs_do_not_count_them(database: Database) -> None:
     job = read(database, request(max_flagged=10.0), numbered(300))
     claim, running = claim_next(database), claim_next(database)
-    shards.commit(database, claim, flagged(claim, "windowed", "empty_window"), None)
-    jobs.finish(database)
-    status = read_status(database, job.id)
-    assert status.state == "stopped"
-    assert status.reason == f"more than 10 % of its texts are doubtful ({len(claim.contents)} of 300)"
-    assert_taken_away(database, running)
-    again = read(database, request(max_flagged=10.0), numbered(300))
-    work(database)
-    assert jobs.finish(database) == [again.id]
-    assert read_status(database, again.id).prior == len(claim.contents)
-
-
-def test_a_retry_lets_a_job_go_on_without_counting_earlier_doubtful_results(database: Database) -> None:
-    job = read(database, request(max_flagged=10.0), numbered(300))
-    claim = claim_next(database)
     n = len(claim.contents)
     shards.commit(database, claim, flagged(claim, "windowed", "empty_window"), None)
     jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.reason) == ("stopped", f"more than 10 % of its texts are doubtful ({n} of 300)")
+    assert_taken_away(database, running)
     assert jobs.retry(database, job.id) == 0
     assert jobs.finish(database) == []
     assert read_status(database, job.id).state == "running"
     commit_next(database, lambda claim: flagged(claim, "windowed", "empty_window"))
     jobs.finish(database)
     assert read_status(database, job.id).reason == f"more than 10 % of its texts are doubtful ({n} of 300)"
+    new = read(database, request(max_flagged=10.0), numbered(300))
     jobs.retry(database, job.id, only="transient")
     work(database)
-    assert jobs.finish(database) == [job.id]
+    assert sorted(jobs.finish(database)) == [job.id, new.id]
     assert_status(database, job.id, state="done", done=300, failed=0)
+    assert_status(database, new.id, state="done", prior=2 * n)
 
 
 def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(database: Database) -> None:
