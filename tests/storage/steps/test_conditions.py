@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, literal, select
+from sqlalchemy import ColumnElement, cast, create_engine, literal, select
 
+from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.errors import StorageError
@@ -24,7 +25,7 @@ from docmill.storage.steps.conditions import (
     list_flags,
     parse_flags,
 )
-from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
+from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 
 
 def test_every_known_flag_can_be_named_and_one_word_means_all_doubtful_flags() -> None:
@@ -73,24 +74,23 @@ def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:
     return SimpleNamespace(status=status, flags=list(flags), **columns)
 
 
-def is_doubted(doubt: Doubt, outcome: Any) -> bool:
+def is_doubted(doubt: Doubt, outcome: Any, database: Database | None = None) -> bool:
     """Return True if SQL doubts an outcome."""
-    values = vars(outcome).items()
-    columns = [literal(value, OutcomeRow.__table__.c[name].type).label(name) for name, value in values]
-    with create_engine("sqlite://").connect() as connection:
+    columns = []
+    for name, value in vars(outcome).items():
+        type_ = OutcomeRow.__table__.c[name].type
+        # A number that is NULL has a type, too.
+        typed: ColumnElement[Any] = literal(value, type_) if name in {"status", "flags"} else cast(value, type_)
+        columns.append(typed.label(name))
+    engine = create_engine("sqlite://") if database is None else database.engine
+    with engine.connect() as connection:
         return bool(connection.scalar(select(doubted(doubt, select(*columns).subquery()))))
-
-
-def test_the_default_doubts_results_with_any_doubtful_flag() -> None:
-    assert Doubt().flags == DOUBTFUL
-    assert is_doubted(Doubt(), result("windowed", "repetition"))
-    assert not is_doubted(Doubt(), result("windowed", confidence=0.0))
-    assert str(Doubt()) == "any doubtful flag"
 
 
 @pytest.mark.parametrize(
     ("written", "uncertain", "trusted"),
     [
+        ("doubtful", result("windowed", "repetition"), result("windowed", confidence=0.0)),
         ("confidence<0.4", result(confidence=0.39), result("empty", confidence=0.4)),
         ("confidence > 0.4", result(confidence=0.41), result(confidence=0.4)),
         ("mean_logprob<-1.5", result(mean_logprob=-1.51), result(mean_logprob=-1.5)),
@@ -162,6 +162,8 @@ def test_a_failure_is_doubted_only_if_failures_are_named() -> None:
     assert not is_doubted(Doubt.parse(["failed"]), result(status="skipped"))
     assert Doubt.stored(Doubt.parse(["failed"]).to_json()) == Doubt.parse(["failed"])
     assert str(Doubt.parse(["failed", "empty"])) == "empty or failed"
+    assert Doubt() == Doubt.parse(["doubtful"])
+    assert str(Doubt()) == "any doubtful flag"
     assert Doubt().to_json() == {"parts": ["doubtful"]}
 
 
@@ -203,3 +205,21 @@ def test_a_risk_is_the_logistic_function_of_the_features_in_their_scales() -> No
     unknown = MODEL.of(output())
     assert unknown == pytest.approx(1 / (1 + math.exp(1.0 + 0.25 / 0.5)))
     assert MODEL.of(output(confidence=0.5)) == unknown
+
+
+def test_sql_and_python_compute_the_same_risk(database: Database) -> None:
+    tokens = [(0, 3), (7, 0), (7, 3), (7, 50), (2_000, 50)]
+    sure = {"confidence": 0.7, "mean_logprob": -0.3, "least_logprob": -4.0}
+    outcomes = [result(tokens_in=n_in, tokens_out=n_out) for n_in, n_out in tokens]
+    outcomes += [
+        result("windowed", tokens_in=7, tokens_out=3, **sure),
+        result("repetition", tokens_in=7, tokens_out=3),
+    ]
+    features = tuple(RiskFeature(name, 0.5, 0.2, 1 / 500) for name in (*NUMBERS, "flag repetition"))
+    for some_features in (*((feature,) for feature in features), features):
+        model = RiskModel(0.25, some_features)
+        for outcome in outcomes:
+            risk = model.of(vars(outcome))
+            for value in (risk - 1e-9, risk + 1e-9):
+                doubt = Doubt(frozenset(), (Bound("risk", False, value),), risk=FittedRisk(1, model))
+                assert is_doubted(doubt, outcome, database) is (risk > value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, SpecRow
+from docmill.storage.core.schema import SpecRow
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.errors import StorageError
@@ -20,10 +19,9 @@ from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks, jobs
-from docmill.storage.steps.choosing import doubted
-from docmill.storage.steps.conditions import Bound, Doubt
+from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
 from tests.storage.builders import (
     EMBED,
@@ -352,16 +350,10 @@ def fit(database: Database, job: int, model: RiskModel) -> int:
     return fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {})).version
 
 
-def compute_and_fit(database: Database) -> Models:
-    """Compute texts by the small model, and fit its risk."""
+def test_a_job_keeps_the_risk_model_that_it_began_with(database: Database) -> None:
     models = Models(database)
     models.confidence = {"1": 0.3, "3": 0.49, "4": 0.51, "5": 0.8}
     fit(database, models.run_job((PLAIN,)).id, SURE)
-    return models
-
-
-def test_a_job_keeps_the_risk_model_that_it_began_with(database: Database) -> None:
-    models = compute_and_fit(database)
     job = read(database, request("b", steps=RISKY), numbered(6))
     assert fit(database, 1, UNSURE) == 2
     assert jobs.open_job(database, request("b", steps=RISKY)).id == job.id  # the same command continues it
@@ -386,43 +378,3 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
     fitted_risks.require_risks(database, (PLAIN,))
     with database.read() as transaction:
         assert read_steps(transaction, 1) == ()
-
-
-def test_sql_and_python_doubt_the_same_outcomes_for_their_risk(database: Database) -> None:
-    dice = random.Random(1)
-    flags = ("repetition", "windowed", "empty", "language:fr")
-
-    def outcomes(claim: Claim) -> list[Outcome]:
-        return [
-            Outcome(
-                content_id,
-                Status.DONE if dice.random() < 0.9 else Status.FAILED,
-                text="out",
-                flags=tuple(dice.sample(flags, dice.randrange(3))),
-                tokens_in=dice.choice([0, 1, 7, 2_000]),
-                tokens_out=dice.choice([0, 3, 50]),
-                confidence=dice.choice([None, dice.random()]),
-                mean_logprob=dice.choice([None, -dice.random()]),
-            )
-            for content_id, _ in claim.texts
-        ]
-
-    run_job(database, request(), numbered(60), outcomes)
-    outcome = OutcomeRow.__table__.alias()
-    with database.read() as transaction:
-        rows = transaction.execute(select(outcome)).all()
-        for _ in range(20):
-            names = [*NUMBERS, *(f"flag {flag}" for flag in flags)]
-            some = dice.sample(names, dice.randrange(len(names)))
-            features = tuple(RiskFeature(name, dice.random(), 0.1 + dice.random(), dice.gauss(0, 1)) for name in some)
-            risk = FittedRisk(1, RiskModel(dice.gauss(0, 1), features))
-            bound = Bound("risk", dice.random() < 0.5, dice.choice([0.0, 1.0, round(dice.random(), 2)]))
-            doubt = Doubt(frozenset(), (bound,), failed=dice.random() < 0.5, risk=risk)
-            doubtful = transaction.execute(select(outcome.c.content_id).where(doubted(doubt, outcome))).all()
-            expected = {
-                row.content_id
-                for row in rows
-                if (row.status == "done" and bound.holds(risk.model.log_odds(dict(row._mapping))))
-                or (row.status == "failed" and doubt.failed)
-            }
-            assert {row.content_id for row in doubtful} == expected

@@ -25,11 +25,9 @@ from docmill.storage.steps.sharding import unpack
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import (
     TRANSLATE,
-    Text,
     at_once,
     claim_next,
     claim_shard,
-    commit_next,
     dispatch_shards,
     numbered,
     read,
@@ -67,13 +65,18 @@ def test_every_step_has_its_results_for_every_document(database: Database, fleet
     assert list(failures(database, job.id)) == []
 
 
-def test_a_repeated_commit_plans_the_next_step_once(database: Database, fleet: Fleet) -> None:
+def test_a_repeated_commit_plans_the_next_step_once_and_the_job_ends_with_that(
+    database: Database, fleet: Fleet
+) -> None:
     job = read(database, request(steps=STEPS[:2]), numbered(5))
     claim = claim_next(database)
     outcomes = fleet.outcomes(claim)
     for _ in range(2):
         shards.commit(database, claim, outcomes, None)
     assert set(planned(database, job, "line").values()) == {1}
+    assert jobs.finish(database) == []
+    fleet.work()
+    assert jobs.finish(database) == [job.id]
 
 
 def test_shards_committed_at_once_with_one_output_plan_it_once(database: Database) -> None:
@@ -163,25 +166,6 @@ def test_retried_failures_do_not_count_beside_those_that_are_not_retried(databas
     assert read_status(database, job.id).state == "done"
 
 
-def test_only_changed_texts_are_computed_at_every_step(database: Database, fleet: Fleet) -> None:
-    fleet.run_job(pipeline(), numbered(300))
-    fleet.computed.clear()
-    changed: list[Text] = [
-        (key, f"{text}, changed" if n % 100 == 0 else text) for n, (key, text) in enumerate(numbered(300))
-    ]
-    job = read(database, pipeline(), changed)
-    fleet.work()
-    texts = [f"text {n}, changed" for n in (0, 100, 200)]
-    assert fleet.computed == Counter(
-        [("translate", text) for text in texts]
-        + [("embed", text) for text in texts]
-        + [("summarize", f"translate({text})") for text in texts]
-        + [("embed", f"summarize(translate({text}))") for text in texts]
-    )
-    status = finish_job(database, job)
-    assert [step.done for step in status.steps] == [300] * 4
-
-
 def test_the_same_request_adopts_an_unfinished_job_and_a_different_request_does_not(database: Database) -> None:
     large = Spec("translate", "large", "sha256:4")
     unsure = Doubt(bounds=(Bound("confidence", is_below=True, value=0.4),))
@@ -199,14 +183,6 @@ def test_the_same_request_adopts_an_unfinished_job_and_a_different_request_does_
     assert [job.id for job in opened] == [*range(1, len(requests) + 1)]
     assert [(job.id, job.steps) for job in again] == [(job.id, job.steps) for job in opened]
     assert [{job.adopted for job in jobs_} for jobs_ in (opened, again)] == [{False}, {True}]
-
-
-def test_a_job_ends_only_when_its_last_step_has_ended(database: Database, fleet: Fleet) -> None:
-    job = read(database, request(steps=STEPS[:2]), numbered(5))
-    commit_next(database, fleet.outcomes)
-    assert jobs.finish(database) == []
-    fleet.work()
-    assert jobs.finish(database) == [job.id]
 
 
 def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database, fleet: Fleet) -> None:
