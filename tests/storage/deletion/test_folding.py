@@ -32,7 +32,10 @@ def list_shards(database: Database, job_id: int) -> list[tuple[int, int]]:
     return sorted((row.step, len(row.contents)) for row in shards_of(database, job_id))
 
 
-def test_folding_changes_neither_the_counts_nor_the_results_of_a_job(database: Database, fleet: Fleet) -> None:
+def test_folding_changes_neither_the_counts_nor_the_results_of_a_job_even_between_two_pages(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "FOLDED_PAGE", 2)
     fleet.fails = lambda kind, text: kind == "summarize" and text.endswith("7)")
     job_id = fleet.run_job(pipeline(), numbered(300)).id  # four steps with several shards each
     results_before = list(results(database, job_id))
@@ -40,8 +43,14 @@ def test_folding_changes_neither_the_counts_nor_the_results_of_a_job(database: D
     days_pass(database, 31)
     before = read_status(database, job_id)
     shards = count_rows(database, Shard)
-    assert shards > 4
-    assert retention.fold_shards(database, AGE_S).rows == shards - 4
+    ticks = iter(range(100))
+    budget = RemovalBudget(until=3.0, clock=lambda: float(next(ticks)))
+    first = retention.fold_shards(database, AGE_S, budget).rows
+    assert 0 < first < shards - 4
+    assert leave_out_shards(read_status(database, job_id)) == leave_out_shards(before), "a page is one transaction"
+    second = retention.fold_shards(database, AGE_S, RemovalBudget.of(rows=1)).rows
+    assert second >= 1
+    assert retention.fold_shards(database, AGE_S).rows == shards - 4 - first - second
     after = read_status(database, job_id)
     assert leave_out_shards(after) == leave_out_shards(before)
     assert after.shards == {"done": 4}
@@ -69,21 +78,3 @@ def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fle
     assert retention.fold_shards(database, AGE_S).rows > 0
     assert leave_out_shards(read_status(database, job_id)).done == status.done
     assert len(list_shards(database, job_id)) == 4
-
-
-def test_a_budget_ends_folding_between_two_pages_and_the_next_call_continues(
-    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "FOLDED_PAGE", 2)
-    job_id = fleet.run_job(pipeline(), numbered(300)).id  # four steps with several shards each
-    days_pass(database, 31)
-    before, shards = leave_out_shards(read_status(database, job_id)), count_rows(database, Shard)
-    ticks = iter(range(100))
-    budget = RemovalBudget(until=3.0, clock=lambda: float(next(ticks)))
-    first = retention.fold_shards(database, AGE_S, budget).rows
-    assert 0 < first < shards - 4
-    assert leave_out_shards(read_status(database, job_id)) == before, "each page is one transaction"
-    assert retention.fold_shards(database, AGE_S, RemovalBudget.of(rows=1)).rows >= 1
-    retention.fold_shards(database, AGE_S)
-    assert leave_out_shards(read_status(database, job_id)) == before
-    assert count_rows(database, Shard) == 4

@@ -17,7 +17,7 @@ from docmill.storage.outputs.output_types import LABELS
 from docmill.storage.results.results import results
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.kinds import KINDS
-from tests.storage.builders import COPY, EMBED, TRANSLATE, by_text, numbered, read, request, run_job, work
+from tests.storage.builders import COPY, EMBED, TRANSLATE, by_text, numbered, read, request, work
 
 FIRST_RELEASE = "docmill.storage.migrations.versions.0100_the_first_release"
 
@@ -51,17 +51,13 @@ def test_the_view_has_the_output_of_each_step_for_each_document_of_a_job(databas
     assert str(first.computed_at)[:2] == str(first.job_created_at)[:2] == "20"
 
 
-def test_the_model_of_an_adapted_model_is_its_adapter(database: Database) -> None:
-    run_job(database, request(spec=Spec("copy", "copier", "sha256:1", params={"adapter": "poems"})), numbered(1))
-    assert [row.model for row in read_rows(database)] == ["poems"]
-
-
-def test_the_best_label_is_a_column_of_its_own(database: Database) -> None:
+def test_an_adapted_model_is_named_by_its_adapter_and_the_best_label_has_a_column(database: Database) -> None:
     output = LABELS.stored([("bug", 0.25), ("praise", 0.75)])
-    read(database, request(spec=Spec("classify", "minilm", "sha256:1")), numbered(1))
+    adapted = Spec("classify", "minilm", "sha256:1", params={"adapter": "poems"})
+    read(database, request(spec=adapted), numbered(1))
     work(database, lambda claim: [Outcome.done(content_id, output) for content_id, _ in claim.texts])
     [row] = read_rows(database)
-    assert (row.text, row.label, row.score) == (None, "praise", 0.75)
+    assert (row.model, row.text, row.label, row.score) == ("poems", None, "praise", 0.75)
 
 
 def test_an_escalated_document_has_a_row_for_each_model(database: Database) -> None:

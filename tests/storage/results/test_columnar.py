@@ -36,7 +36,7 @@ from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import ResultColumns
-from tests.storage.builders import COPY, make_chunk, numbered, read, read_chunk, request, run_job, work
+from tests.storage.builders import COPY, by_text, make_chunk, numbered, read, read_chunk, request, run_job, work
 from tests.storage.outputs.test_output_types import EXAMPLES
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
@@ -134,15 +134,7 @@ def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None
         StepRequest("second", replace(COPY, model="other"), "first", Flagged(frozenset({"repetition"}))),
     )
     job = read(database, request(steps=steps), numbered(9))
-    ids = iter(range(99))
-
-    def computed(claim: Any) -> list[Outcome]:
-        return [
-            replace(Outcome.done(content_id, Output(text=f"{text}!")), flags=("repetition",) if next(ids) % 3 else ())
-            for content_id, text in claim.texts
-        ]
-
-    work(database, computed)
+    work(database, by_text(lambda text: {"text": f"{text}!", "flags": ("repetition",) if int(text[5]) % 3 else ()}))
     assert require_equal(database, job.id, "first").num_rows == 9
     assert require_equal(database, job.id, "second").num_rows == 6
     with pytest.raises(NotFound):

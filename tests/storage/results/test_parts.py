@@ -190,7 +190,7 @@ def test_the_folder_of_another_export_is_refused_unless_it_is_replaced(database:
     out = tmp_path / "out"
     job, another = run_n(database, 12), run_n(database, 12, corpus="other")
     export(database, job, out)
-    (out / "README.md").write_text("mine")
+    (out / "my-part-00000.csv").write_text("mine")
     before = contents(out)
     for differs, arguments in (
         ("job 1, not 2", (another, out)),
@@ -205,7 +205,7 @@ def test_the_folder_of_another_export_is_refused_unless_it_is_replaced(database:
     assert progress.why == [
         "it held the parts of another export (job 1, not 2; format jsonl, not csv; 10 documents a part, not 5)"
     ]
-    assert sorted(contents(out)) == ["README.md", "manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
+    assert sorted(contents(out)) == ["manifest.json", "my-part-00000.csv", *(f"part-0000{n}.csv" for n in range(3))]
     assert export(database, another, out, 5, "csv", replaced=True) == ExportedFolder(12, 3, 0), (
         "the folder is that of this export now"
     )

@@ -14,8 +14,8 @@ from docmill.storage.results import parts
 from docmill.storage.results.parts import ExportProgress
 from docmill.storage.results.results import DocumentPlace, Placed
 from docmill.storage.writers import Target
-from docmill.storage.writers.parts_manifest import Manifest, find_leftovers
-from tests.storage.results.test_parts import Cut
+from docmill.storage.writers.parts_manifest import Manifest
+from tests.storage.results.test_parts import Cut, contents
 from tests.storage.writers.test_writers import ROWS
 
 
@@ -35,9 +35,6 @@ class Folder:
 
     def export(self, progress: ExportProgress | None = None) -> parts.ExportedFolder:
         return parts.write(self._target, self._wanted, self._after, progress=progress)
-
-    def contents(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.path.iterdir()}
 
     def lines(self) -> bytes:
         return b"".join(path.read_bytes() for path in sorted(self.path.glob("part-*")))
@@ -97,14 +94,7 @@ def test_an_export_that_was_cut_off_anywhere_ends_with_every_row_once(
     for where, n in interruptions:
         cut_off(folder, where, n)
     folder.export()
-    assert folder.contents() == whole.contents()
+    assert contents(folder.path) == contents(whole.path)
     if form == "jsonl":
         Target.of(base / "single.jsonl").write(rows)
         assert whole.lines() == (base / "single.jsonl").read_bytes()
-
-
-@given(name=st.text(max_size=12) | st.from_regex(r"\.?part-\d{5}(\.\w+){1,3}", fullmatch=True))
-def test_only_files_with_our_names_are_deleted(name: str) -> None:
-    manifest = Manifest(1, "books", 0.5, None, "jsonl", 2, "0.1.0", {}, {})
-    ours = name.startswith(("part-", ".part-", ".manifest.json."))
-    assert find_leftovers([name], manifest) == [] or ours
