@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Document, Ingest, PipelineRun, db_now
+from docmill.storage.core.schema import Document, Ingest, PipelineRun, Prompt, db_now
+from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, paging, removal
 from docmill.storage.deletion.paging import Removed
@@ -131,6 +132,15 @@ def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
     assert removal.remove_versions(database, 0) == Removed()
     database.execute(run.values(state="done", finished_at=db_now()))
     assert removal.remove_versions(database, 0).documents == 1
+
+
+def test_prompts_of_superseded_versions_are_deleted(database: Database) -> None:
+    prompted = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
+    read_all(database, [("a", "old"), ("b", "b")], spec=prompted)
+    read_all(database, [("a", "other"), ("b", "b")], spec=prompted)
+    assert removal.remove_versions(database, 0) == Removed(1, 2, 1)
+    assert texts(database) == {"other", "b", "5 other", "1 b"}
+    assert count_rows(database, Prompt) == 2
 
 
 def test_an_interrupted_removal_is_continued(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

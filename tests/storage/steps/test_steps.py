@@ -25,6 +25,7 @@ from docmill.storage.steps.sharding import unpack
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import (
     TRANSLATE,
+    Text,
     at_once,
     claim_next,
     claim_shard,
@@ -164,6 +165,25 @@ def test_retried_failures_do_not_count_beside_those_that_are_not_retried(databas
     assert jobs.retry(database, job.id, Reason.DOCUMENT) == 3
     fleet.finish()
     assert read_status(database, job.id).state == "done"
+
+
+def test_only_changed_texts_are_computed_at_every_step(database: Database, fleet: Fleet) -> None:
+    fleet.run_job(pipeline(), numbered(300))
+    fleet.computed.clear()
+    changed: list[Text] = [
+        (key, f"{text}, changed" if n % 100 == 0 else text) for n, (key, text) in enumerate(numbered(300))
+    ]
+    job = read(database, pipeline(), changed)
+    fleet.work()
+    texts = [f"text {n}, changed" for n in (0, 100, 200)]
+    assert fleet.computed == Counter(
+        [("translate", text) for text in texts]
+        + [("embed", text) for text in texts]
+        + [("summarize", f"translate({text})") for text in texts]
+        + [("embed", f"summarize(translate({text}))") for text in texts]
+    )
+    status = finish_job(database, job)
+    assert [step.done for step in status.steps] == [300] * 4
 
 
 def test_the_same_request_adopts_an_unfinished_job_and_a_different_request_does_not(database: Database) -> None:
