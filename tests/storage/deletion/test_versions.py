@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Ingest, PipelineRun, Prompt, db_now
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, paging, removal
 from docmill.storage.deletion.paging import Removed
@@ -36,6 +40,7 @@ from tests.storage.builders import (
 )
 from tests.storage.deletion.test_gc import texts
 from tests.storage.fleet import Fleet, pipeline
+from tests.storage.ingest.test_pruning import read_and_prune
 
 
 def read_all(database: Database, texts: list[Text], **more: Any) -> None:
@@ -176,3 +181,86 @@ def test_a_source_with_a_repeated_key_is_read_as_before_after_a_removal(database
     assert documents(database) == {"a": "three", "b": "x"}
     last = select(Ingest.n_new, Ingest.n_changed, Ingest.n_unchanged, Ingest.n_repeated).order_by(Ingest.id.desc())
     assert database.rows(last)[0] == (0, 0, 2, 2)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A reading of a source. It may prune, and have been interrupted before; its job may stay unfinished."""
+
+    source: str
+    texts: list[Text]
+    prunes: bool
+    cut_off: bool
+    worked_off: bool
+
+
+TEXTS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["one", "two", "three", "four"]))
+SOURCE_TEXTS = st.lists(TEXTS, min_size=1, max_size=7)
+NIGHTS = st.lists(
+    st.builds(Night, st.sampled_from(["left", "right"]), SOURCE_TEXTS, *[st.booleans()] * 3), min_size=2, max_size=8
+)
+
+
+@pytest.mark.long
+def test_readings_of_a_corpus_give_the_same_with_and_without_its_superseded_versions(database: Database) -> None:
+    @settings(max_examples=40 if database.server is None else 20)  # PostgreSQL takes twice as long
+    @given(nights=NIGHTS)
+    def holds(nights: list[Night]) -> None:
+        whole, reduced = ([*_read_nights(database, nights, collects=collects)] for collects in (False, True))
+        assert whole == reduced
+
+    holds()
+
+
+def _read_nights(database: Database, nights: list[Night], *, collects: bool) -> Any:
+    """Read each night's source into a new corpus. Yield the counts of each reading, and the documents after it."""
+    name = uuid.uuid4().hex
+    spec = Spec("copy", name, "r1")
+    computed: set[str] = set()  # texts that were computed and have been current since then
+    open_jobs: set[int] = set()
+
+    def compute(claim: Any) -> list[Outcome]:
+        assert not computed & {text for _, text in claim.texts}, "no current text is computed again"
+        computed.update(text for _, text in claim.texts)
+        return [Outcome(content_id, Status.DONE, text="out") for content_id, _ in claim.texts]
+
+    for night in nights:
+        named_texts = [(key, f"{name} {text}") for key, text in night.texts]
+        job_request = request(night.source, corpus=name, spec=spec)
+        if night.cut_off:
+            read(database, job_request, named_texts, chunk=2, stop_after=1)
+            _ = collects and removal.remove_versions(database, 0)
+        if night.prunes:
+            job, vanished = read_and_prune(database, named_texts, night.source, 2, corpus=name, spec=spec)
+        else:
+            job, vanished = read(database, job_request, named_texts, chunk=2), 0
+        _ = collects and removal.remove_versions(database, 0)
+
+        open_jobs.add(job.id)
+        waiting = {job_id: documents(database, job_id) for job_id in sorted(open_jobs)}
+        if night.worked_off or night is nights[-1]:
+            finish(database, compute)
+            for job_id, covered in waiting.items():
+                assert {line["id"] for line in results(database, job_id)} == {*covered}
+            open_jobs.clear()
+        if collects:
+            removal.remove_versions(database, 0)
+            assert gc.collect(database) == Removed()
+        now = documents(database, corpus_id=job.corpus_id)
+        assert documents(database, job) == now
+        computed.intersection_update(now.values())
+        yield (
+            _counts(database, job.ingest_id),
+            vanished,
+            _leave_out_name(now),
+            [_leave_out_name(covered) for covered in waiting.values()],
+        )
+
+
+def _leave_out_name(documents: dict[str, str]) -> dict[str, str]:
+    return {key: text.split()[1] for key, text in documents.items()}
+
+
+def _counts(database: Database, ingest_id: int) -> dict[str, int]:
+    [row] = database.rows(select(Ingest).where(Ingest.id == ingest_id))
+    return {name: value for name, value in row._mapping.items() if name.startswith("n_")}

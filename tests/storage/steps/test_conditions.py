@@ -209,10 +209,9 @@ def test_a_risk_is_the_logistic_function_of_the_features_in_their_scales() -> No
 
 def test_sql_and_python_compute_the_same_risk(database: Database) -> None:
     tokens = [(0, 3), (7, 0), (7, 3), (7, 50), (2_000, 50)]
-    sure = {"confidence": 0.7, "mean_logprob": -0.3, "least_logprob": -4.0}
     outcomes = [result(tokens_in=n_in, tokens_out=n_out) for n_in, n_out in tokens]
     outcomes += [
-        result("windowed", tokens_in=7, tokens_out=3, **sure),
+        result("windowed", tokens_in=7, tokens_out=3, confidence=0.7, mean_logprob=-0.3, least_logprob=-4.0),
         result("repetition", tokens_in=7, tokens_out=3),
     ]
     features = tuple(RiskFeature(name, 0.5, 0.2, 1 / 500) for name in (*NUMBERS, "flag repetition"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Prompt, Step
+from docmill.storage.core.schema import Content, Document, Prompt, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc, removal
 from docmill.storage.ingest import ingest
@@ -196,3 +198,47 @@ def test_new_metadata_in_a_second_reading_before_the_job_has_ended_is_a_new_prom
     ingest.end(database, again)
     fleet.end(job)
     assert read_texts(database, job, "again") == expected([("a", "Rain.", {"title": "Y"})])
+
+
+RECORDS = st.tuples(st.sampled_from("abcde"), st.sampled_from(["Rain.", "Snow.", "Hail."]), st.sampled_from("XYZ"))
+MOVES: st.SearchStrategy[Any] = st.one_of(
+    st.tuples(st.just("add"), st.sampled_from("pq"), st.lists(RECORDS, min_size=1, max_size=4)),
+    st.tuples(st.sampled_from(["work", "end", "drop"]), st.sampled_from("pq"), st.just([])),
+)
+
+
+@pytest.mark.long
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(moves=st.lists(MOVES, max_size=14))
+def test_every_document_of_a_job_gets_its_result_in_any_order_of_moves(
+    database: Database, moves: list[tuple[str, str, list[tuple[str, str, str]]]]
+) -> None:
+    fleet = Fleet(database)
+    if count_rows(database, Document):
+        removal.remove_corpus(database, "news")
+    seq = 0
+    opened: dict[str, OpenJob] = {}
+    for move, source, records in moves:
+        if move == "add":
+            job = opened.setdefault(source, jobs.open_job(database, request_news(source, STEPS[:3])))
+            rows = [(key, text, {"title": title}, (), seq + n) for n, (key, text, title) in enumerate(records)]
+            seq += len(rows)
+            ingest.add(database, job, make_chunk(*rows))
+        elif move == "work":
+            fleet.work()
+        elif move == "drop":
+            gc.drop(database)
+        elif source in opened:
+            ingest.end(database, opened.pop(source))
+    for job in opened.values():
+        ingest.end(database, job)
+    fleet.work()
+    for job in opened.values():
+        finish_job(database, job)
+        with database.read() as transaction:
+            condition = lineage.visible(jobs.require(database, job.id))
+            query = select(Document.key, Content.text, Document.meta).join(Content, Content.id == Document.content_id)
+            documents = [(row.key, row.text, row.meta) for row in transaction.execute(query.where(condition))]
+        assert read_texts(database, job, "again") == expected(documents)
+    if count_rows(database, Document):
+        jobs.finish(database)
