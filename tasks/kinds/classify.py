@@ -169,11 +169,6 @@ class ClassifyOptions(KindOptions):
         Field(ge=0, le=MOST, description="Keep the N best labels; 0 means all."),
     ] = None
 
-    def to_params(self) -> dict[str, Any]:
-        """Return the given options. ``multi_label`` of False is only the default with labels of the user's."""
-        against = {"multi_label": False} if self.multi_label is False and self.labels is None else {}
-        return super().to_params() | against
-
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return no parameters. Raises BadOption if labels do not fit the model, or options need labels."""

@@ -48,7 +48,7 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
             tokens.paired(sentence).checked_limit(limit)
         traits = Traits(pairs=pairs(tokens, limit))
     else:
-        form = _scores_of_texts(model.config, spec.params.get("multi_label"))
+        form = _scores_of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
         traits = Traits()
     taken = take_apart(model, tokens, limit, form)
     first = taken.encoder is not None and tokens.pads_right and type(model).__name__ in _OF_FIRST
@@ -71,10 +71,8 @@ _OF_FIRST = frozenset(
 )
 
 
-def _scores_of_texts(config: PretrainedConfig, multi_label: bool | None) -> OutputForm:
+def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> OutputForm:
     """Return the form of a classifier's labels, with the scoring function that transformers' pipeline chooses.
-
-    ``multi_label`` overrules the config: True scores each label by itself, False all against each other.
 
     Raises CannotServe if two labels have the same name.
     """
@@ -86,8 +84,8 @@ def _scores_of_texts(config: PretrainedConfig, multi_label: bool | None) -> Outp
     elif config.problem_type == "regression":
         scores = "none"
     else:
-        each = config.problem_type == "multi_label_classification" and multi_label is None
-        scores = "sigmoid" if each or config.num_labels == 1 else "softmax"
+        each = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        scores = "sigmoid" if each else "softmax"
     return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
 
 

@@ -66,7 +66,6 @@ def test_a_file_has_labels_by_lines_or_as_json_or_toml(name: str, text: str, exp
 def test_the_order_of_labels_and_a_default_hypothesis_change_no_spec() -> None:
     spec = plan_spec("classify", NLI, labels="a, b")
     assert spec == plan_spec("classify", NLI, labels=["b", "a"], hypothesis="This example is {}.")
-    assert spec == plan_spec("classify", NLI, labels="a, b", multi_label=False)
     assert spec.params == {"algorithm": 2, "labels": {"a": "a", "b": "b"}}
 
 

@@ -108,11 +108,6 @@ def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
         ({"id2label": {0: "relevance"}}, {}, {}),
         ({"id2label": {0: "stars"}, "problem_type": "regression"}, {}, {}),
         ({}, {"multi_label": True}, {"function_to_apply": "sigmoid"}),
-        (
-            {"problem_type": "multi_label_classification"},
-            {"multi_label": False},
-            {"function_to_apply": "softmax"},
-        ),
     ],
 )
 def test_the_function_from_logits_to_scores_is_the_one_that_transformers_chooses(
