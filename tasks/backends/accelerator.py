@@ -9,12 +9,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from docmill.tasks.backends import devices
+from docmill.tasks.backends.machine import version
 from docmill.tasks.errors import DeviceLost, OutOfMemory, describe_error
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -6,7 +6,6 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.loading import require_loaded
+from docmill.tasks.backends.machine import version
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, sho
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
 from docmill.tasks.backends.encoder.packed import proven_encoder
+from docmill.tasks.backends.machine import version
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.outputs import Output

@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 import openvino
@@ -17,6 +16,7 @@ from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
+from docmill.tasks.backends.machine import version
 from docmill.tasks.backends.static import Items
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
