@@ -11,7 +11,7 @@ import torch
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.encoder import heads
-from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, measure_rate, short_window
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
 from docmill.tasks.backends.encoder.packed import proven_encoder
@@ -42,9 +42,8 @@ class EncoderBackend:
         # A model that tokenizes by itself may not be safe to call from several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
         self._loop = (open_streams if side_by_side else StaticLoop)(self._compute, budget)
-        self._warm_up = WarmUp(self._loop, short_window(self._model.coder))
         if self._model.tokens is not None:
-            self._warm_up.tune(assignment, type(self).__name__)
+            WarmUp(self._loop, short_window(self._model.coder)).tune(assignment, type(self).__name__)
         self.traits = self._model.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -54,8 +53,8 @@ class EncoderBackend:
         return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
-        """Return the rate for short windows, measured for a fraction of a second."""
-        return self._warm_up.tokens_per_s()
+        """Return the rate with windows of many lengths, measured for about a second."""
+        return measure_rate(self._loop, self._model.coder)
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library

@@ -14,7 +14,7 @@ import openvino
 
 from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
-from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, measure_rate, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
 from docmill.tasks.backends.machine import version
 from docmill.tasks.backends.static import Items
@@ -41,8 +41,7 @@ class OpenVinoBackend:
         self.limit_tokens, self.traits = self._model.limit_tokens, self._model.traits
         self._encode = self._model.tokens.encode  # threads may read texts while another closes the model
         self._loop = Streams(self._compute, BUDGETS["cpu"], self._here.threads)
-        self._warm_up = WarmUp(self._loop, short_window(self))
-        self._warm_up.tune(assignment, type(self).__name__)
+        WarmUp(self._loop, short_window(self)).tune(assignment, type(self).__name__)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
@@ -51,8 +50,8 @@ class OpenVinoBackend:
         return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
-        """Return the rate for short windows, measured for a fraction of a second."""
-        return self._warm_up.tokens_per_s()
+        """Return the rate with windows of many lengths, measured for about a second."""
+        return measure_rate(self._loop, self)
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from docmill.tasks.backends.encoder.batches import WarmUp
+from docmill.tasks.backends.encoder.batches import WarmUp, measure_rate
 from docmill.tasks.backends.encoder.encoder_backend import open_streams
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
@@ -88,6 +88,30 @@ def test_a_budget_that_may_not_be_measured_stays_unless_it_was_measured_before(t
 def test_a_batch_is_measured_although_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert find_tokens(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
+
+
+class WordCoder:
+    """Makes a token of each word. Windows have at most ``limit_tokens``."""
+
+    limit_tokens = 50
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(len(text.split()), text) for text in texts]
+
+
+def test_the_rate_of_a_backend_is_that_of_windows_of_many_lengths() -> None:
+    prepared: set[int] = set()
+    device = Device(batch_s=0.0, token_s=1e-4)
+
+    def compute(items: Items) -> Sequence[Output]:
+        lengths = {item.tokens for item in items}
+        device.now += 0.001 * len(lengths)  # for each shape
+        prepared.update(lengths)
+        return device.compute(items)
+
+    rate = measure_rate(StaticLoop(compute, Budget(tokens=50, rows=50)), WordCoder(), clock=lambda: device.now)
+    assert prepared == {*range(4, 50, 3)}
+    assert rate < 8_000  # of the 10,000 tokens a second with windows of one length
 
 
 STREAMS = 3
