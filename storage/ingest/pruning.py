@@ -11,10 +11,9 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from itertools import chain, islice
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
@@ -142,6 +141,28 @@ def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: 
     return reason
 
 
+def note_other_sources(database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread) -> str | None:
+    """Note that documents of other sources stay, and return a sentence about them.
+
+    Return None if there are none, and for a source that was read before or is empty.
+    """
+    before = and_(Ingest.corpus_id == job.corpus_id, Ingest.id < job.ingest_id, Ingest.source == _source_of(job))
+    if unread.is_empty or database.value(select(Ingest.id).where(before).limit(1)) is not None:
+        return None
+    there = select(Document.id, Document.key).where(*_was_there(job), _CURRENT)
+    documents = chain.from_iterable(pages(database, there, Document.id, PAGE))
+    names = [*islice((document.key for document in documents if document.id not in seen), _MOST_NAMES + 1)]
+    if not names:
+        return None
+    more = " and more" if len(names) > _MOST_NAMES else ""
+    reason = (
+        f"Documents of other sources stay in the corpus ({', '.join(names[:_MOST_NAMES])}{more}): to leave them out, "
+        "read this source into another corpus, or remove them with docmill corpus rm"
+    )
+    _note(database, job, reason)
+    return reason
+
+
 def _note(database: Database, job: OpenJob, reason: str | None) -> None:
     """Note why documents were not marked as vanished. None deletes the note of an earlier reading."""
     if reason is not None or job.rereads:
@@ -213,11 +234,18 @@ def _look(database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread)
     return Missing(n_before, vanished, n_rejected, left_out, names)
 
 
-def _of_source(job: OpenJob) -> tuple[Any, ...]:
+def _was_there(job: OpenJob) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for a document of the corpus that was there when the job's reading began."""
+    return Document.corpus_id == job.corpus_id, Document.id <= job.last_before, ~Document.gone
+
+
+def _of_source(job: OpenJob) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions for a document of the job's source that was there when its reading began."""
-    source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
-    mine = Document.corpus_id == job.corpus_id
-    return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
+    return *_was_there(job), Ingest.source == _source_of(job)
+
+
+def _source_of(job: OpenJob) -> ScalarSelect[str]:
+    return select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
 
 
 def _prune_page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:

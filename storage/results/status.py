@@ -94,10 +94,10 @@ class JobStatus:
     `time_use` has the time shares of the workers that hold shards of it.
 
     `waiting_for` is the reason why the job makes no progress, or None; `waiting_cause` is that reason in one word.
-    `not_pruned` says why documents that are missing from the source were not marked as vanished. `list_statuses`
-    does not look for what was removed since the job ended, and leaves these None: `lost` counts documents whose
-    results were removed, `removed` those that were removed with results, and `swept` names the rules of retention
-    that removed rows.
+    `not_pruned` says why documents that are missing from the source were not marked as vanished, or that documents of
+    other sources stay. `list_statuses` does not look for what was removed since the job ended, and leaves these None:
+    `lost` counts documents whose results were removed, `removed` those that were removed with results, and `swept`
+    names the rules of retention that removed rows.
     """
 
     id: int

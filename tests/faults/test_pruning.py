@@ -217,6 +217,18 @@ def test_a_source_that_breaks_off_marks_nothing(database: Database, read: Read, 
         assert "corpus.csv:4 was rejected" in (enqueued.not_pruned or "")
 
 
+def test_the_first_reading_of_another_source_says_that_the_documents_of_the_earlier_one_stay(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    read(lines(tmp_path / "old.jsonl", *record("a", "b")))
+    new = lines(tmp_path / "new.jsonl", *record("b", "c"))
+    first, again = read(new), read(new)
+    assert present(database).keys() == {"a", "b", "c"}
+    assert "Documents of other sources stay in the corpus (a): to leave them out, read" in (first.not_pruned or "")
+    assert read_status(database, first.id).not_pruned == first.not_pruned
+    assert again.not_pruned is None
+
+
 def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_path: Path) -> None:
     with pytest.raises(BadOption, match="--prune and --limit do not go together"):
         read(lines(tmp_path / "corpus.jsonl", *record("a")), limit=1)

@@ -15,7 +15,7 @@ from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
 from docmill.storage.ingest.chunks import Chunk, read_chunks
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Unread, note_missing, prune
+from docmill.storage.ingest.pruning import Unread, note_missing, note_other_sources, prune
 from docmill.storage.readers import Rejection, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
@@ -81,9 +81,9 @@ class UnderLease(IngestProgress):
 class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
 
-    `not_pruned` says why documents that are missing from the source were not marked as vanished. `repeated` says that
-    the idempotency key had this job, and that nothing was read. `state` is the job's. `remarks` are
-    sentences about documents that steps leave out.
+    `not_pruned` says why documents that are missing from the source were not marked as vanished, or that documents of
+    other sources stay. `repeated` says that the idempotency key had this job, and that nothing was read. `state` is
+    the job's. `remarks` are sentences about documents that steps leave out.
     """
 
     id: int
@@ -253,25 +253,24 @@ class _Ingest:
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.
 
-        Without --prune they are only named. Raises StorageError for more than the limit, which stops the job.
+        Without --prune they are only named. So are documents of other sources, at the first reading of a source.
+        Raises StorageError for more than the limit, which stops the job.
         """
         if self._seen is None:
             return None
         self._unread.left_out, self._unread.is_empty = self._source.ignored, not self.total.records
+        reading = (self._database, self._job, self._seen, self._unread)
         if not self._reading.prune:
-            return note_missing(self._database, self._job, self._seen, self._unread)
+            return note_missing(*reading) or note_other_sources(*reading)
         n_vanished, not_pruned = prune(
-            self._database,
-            self._job,
-            self._seen,
-            self._unread,
+            *reading,
             most_percent=self._reading.prune_max,
             keep_rejected=self._reading.prune_rejected == "keep",
         )
         if not_pruned:
             log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
         self.total += Counts(vanished=n_vanished)
-        return not_pruned
+        return not_pruned or note_other_sources(*reading)
 
     def _reject(self, rejected: Sequence[Rejection], *, stored: bool = False) -> None:
         """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
