@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert_row
@@ -79,11 +79,12 @@ def remove(database: Database, name: str) -> None:
 
 
 def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
-    """Return the pipelines by name, each with its latest run, if there was one."""
+    """Return the pipelines by name, each with its latest run that was not skipped, if there was one."""
     with database.read() as transaction:
         rows = transaction.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
         run = PipelineRun.__table__.alias().c  # of each pipeline the end of an index
-        latest = select(func.max(run.id)).where(run.pipeline_id == PipelineRow.id).scalar_subquery()
+        of_pipeline = select(run.id).where(run.pipeline_id == PipelineRow.id, run.state != "skipped")
+        latest = of_pipeline.order_by(run.id.desc()).limit(1).scalar_subquery()
         runs = transaction.execute(select(PipelineRun).join(PipelineRow, PipelineRun.id == latest)).all()
     by_pipeline = {run.pipeline_id: PipelineRun.of(run) for run in runs}
     return [(PipelineRow.of(row), by_pipeline.get(row.id)) for row in rows]

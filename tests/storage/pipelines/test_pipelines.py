@@ -119,6 +119,8 @@ def test_a_run_that_is_due_while_the_last_one_is_running_is_skipped_with_the_rea
     pipelines.fire(database, keep_pipeline(database), 200.0)
     first, second = runs(database)
     assert (second.state, second.reason) == ("skipped", f"run {first.id} had not ended")
+    [(_, last)] = pipelines.every(database)
+    assert getattr(last, "id", None) == first.id, "the run that goes on is listed as the last one"
     pipelines.note(database, first, "done")
     pipelines.fire(database, keep_pipeline(database), 300.0)
     assert runs(database)[-1].state == "due"
