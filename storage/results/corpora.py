@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import AnyRow, Corpus, Document, Ingest, Job, Step
+from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
 from docmill.storage.results.status import JobStatus, read_status
@@ -24,7 +25,7 @@ class SpecCounts:
     """The latest job of a spec over a corpus, with the number of unique texts by status."""
 
     spec_id: int
-    spec: str
+    spec: Spec
     job: int
     done: int
     failed: int
@@ -105,7 +106,7 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
             continue
         step = statuses[row.job].computing[places[row.job, row.spec_id]]
         counts = (step.done, step.failed, step.skipped, step.pending)
-        specs.append(SpecCounts(row.spec_id, str(step.spec), row.job, *counts))
+        specs.append(SpecCounts(row.spec_id, step.spec, row.job, *counts))
     return CorpusState(
         name=corpus.name,
         documents=corpus.n_documents,

@@ -23,7 +23,7 @@ def stocked(embedded: Docmill, write_corpus: Write) -> Docmill:
     return embedded
 
 
-def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> None:
+def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill, write_corpus: Write) -> None:
     [listed] = stocked.json("corpus", "list")
     assert (listed["name"], listed["documents"], listed["ingests"][0]["new"]) == ("letters", 3, 3)
     assert [(spec["done"], spec["failed"], spec["pending"]) for spec in listed["specs"]] == [(3, 0, 0)]
@@ -32,6 +32,15 @@ def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> Non
     assert "letters" in stocked("corpus", "list").stdout
     assert "letters: 3 documents" in stocked("corpus", "show", "letters").stdout
     assert "no corpus poems" in stocked("corpus", "show", "poems", code=2).stderr
+    source = write_corpus([{"id": "b", "text": "Short."}])
+    for language in ("fr", "de"):
+        stocked("run", "translate", source, "--model", "null", "--to", language, "--corpus", "letters")
+    for command in (("list",), ("show", "letters")):
+        stdout = stocked("corpus", *command).stdout
+        assert "(target-lang fr)" in stdout
+        assert "(target-lang de)" in stdout
+    stocked("enqueue", "entities", source, "--model", "entities-ddtp")
+    assert "entities entities-ddtp" in stocked("corpus", "list").stdout, "the adapter, and not its base model"
 
 
 def test_a_persons_document_leaves_every_file_of_the_store(stocked: Docmill, tmp_path: Path) -> None:

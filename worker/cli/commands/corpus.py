@@ -15,6 +15,7 @@ import click
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_first_existing
 from docmill.storage.core.normalize import bom_length, decode, normalize
+from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.deletion.removal import Condition, Trace, select_keys, trace
@@ -62,8 +63,9 @@ def list_command(as_json: bool) -> None:
     )
     for corpus in listed:
         last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
-        models = [spec.spec.rpartition("@")[0].replace(" with ", " ", 1) for spec in corpus.specs]
-        results = [(f"{spec.done:,}", NameCell(model)) for spec, model in zip(corpus.specs, models, strict=True)]
+        specs = [row.spec for row in corpus.specs]
+        names = _tell_apart([f"{spec.kind} {spec.params.get('adapter', spec.model)}" for spec in specs], specs)
+        results = [(f"{row.done:,}", name) for row, name in zip(corpus.specs, names, strict=True)]
         results = results or [("", NameCell(""))]
         made.add_row(NameCell(corpus.name), f"{corpus.documents:,}", *results[0], last)
         for more in results[1:]:
@@ -86,9 +88,10 @@ def show_command(name: str, as_json: bool) -> None:
     )
     count_columns = ("done", "failed", "skipped", "to do")
     specs = table("spec", "of", *count_columns, "as of job", names={"of"}, numbers=count_columns)
-    for spec in corpus.specs:
-        counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
-        specs.add_row(str(spec.spec_id), NameCell(spec.spec), *counts, str(spec.job))
+    cells = _tell_apart([str(row.spec) for row in corpus.specs], [row.spec for row in corpus.specs])
+    for row, cell in zip(corpus.specs, cells, strict=True):
+        counts = [f"{n:,}" for n in (row.done, row.failed, row.skipped, row.pending)]
+        specs.add_row(str(row.spec_id), cell, *counts, str(row.job))
     read = ("records", "new", "changed", "unchanged", "rejected")
     readings = table("reading", "began", "state", *read, numbers=read)
     for reading in corpus.ingests:
@@ -101,6 +104,16 @@ def show_command(name: str, as_json: bool) -> None:
     for part in (specs, readings, sources, jobs_table(corpus.jobs)):
         answer("")
         print_rich(part)
+
+
+def _tell_apart(names: Sequence[str], specs: Sequence[Spec]) -> list[NameCell]:
+    """Return the names of specs, each with the options in which it differs from another spec of the same name."""
+    named = [*zip(names, specs, strict=True)]
+    others = [next((other for its, other in named if its == name and other != spec), spec) for name, spec in named]
+    return [
+        NameCell(name + formatting.describe_difference(other, spec))
+        for (name, spec), other in zip(named, others, strict=True)
+    ]
 
 
 @corpus_command.command("rm", epilog="Example: docmill corpus rm articles.jsonl --document a17 --document a18 --yes")
@@ -279,7 +292,7 @@ def _as_json(corpus: CorpusState) -> dict[str, Any]:
         "name": corpus.name,
         "documents": corpus.documents,
         "created_at": corpus.created_at,
-        "specs": [asdict(spec) for spec in corpus.specs],
+        "specs": [vars(row) | {"spec": str(row.spec)} for row in corpus.specs],
         "ingests": [asdict(reading) for reading in corpus.ingests],
         "jobs": [formatting.as_json(job) for job in corpus.jobs],
     }
