@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import select
@@ -139,7 +138,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         records = tuple(reading.record(steps, way_step) for way_step in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
-        left_out = left_out or _find_unmet_condition(way, outcomes)
+        left_out = left_out or lineage.find_unmet_condition(way, outcomes)
         sources = select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id)
         ingest = transaction.execute(sources).one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
@@ -172,16 +171,6 @@ def _choose_step(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome
     done = [step for step in steps if step.seq in outcomes and outcomes[step.seq].status == "done"]
     failed = [step for step in steps if step.seq in outcomes]
     return (done or failed or [steps[0]])[-1]
-
-
-def _find_unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> str | None:
-    """Return the first condition on flags that is not met, as a phrase after "It is"; None if all are met."""
-    for before, step in pairwise(way):
-        outcome = outcomes.get(before.seq)
-        if outcome is not None and outcome.output_id is not None and not lineage.leads_to(outcome, step):
-            assert step.flagged is not None
-            return f"{'flagged' if step.flagged.lacking else 'not flagged'} {' or '.join(step.flagged.parts)}"
-    return None
 
 
 @dataclass(frozen=True)

@@ -253,9 +253,9 @@ def inputs(
     """Yield every input of a job: each document as `results` has it, and each rejected record, in that order.
 
     A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
-    `superseded` (by a later record of the same id), `left out` (by a filter), `pending` in a job that goes on, or
-    `not computed`. In a job with several steps, where none is named, it is that of the first step that has no result.
-    `with_input` adds the text of a document as "input". Raises NotFound.
+    `superseded` (by a later record of the same id), `left out` (by a filter, or by the condition of a step),
+    `pending` in a job that goes on, or `not computed`. In a job with several steps, where none is named, it is that
+    of the first step that has no result. `with_input` adds the text of a document as "input". Raises NotFound.
     """
     job, steps = _read_job(database, job_id)
     several = step is None and len(steps) > 1
@@ -277,8 +277,8 @@ def inputs(
             ended = failure["status"], f"{name}: {failure['reason']}" if failure["reason"] else name
         elif not several and last.name in failures:
             ended = failures[last.name]["status"], failures[last.name]["reason"]
-        elif done is None and document.left_out is not None:
-            ended = "left out", document.left_out
+        elif done is None and (unread := document.left_out or lineage.find_unmet_condition(way, outcomes)):
+            ended = "left out", unread
         else:
             ended = open_ if done is None or _is_open(way, outcomes) else ("done", None)
         yield (row if done is None else done[1]) | {"outcome": ended[0], "reason": ended[1]}

@@ -103,6 +103,20 @@ def leads_to(before: Any, step: OpenStep) -> bool:
     return before.output_id is not None and (step.flagged is None or step.flagged.holds(before))
 
 
+def find_unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, Any]) -> str | None:
+    """Return the first condition of a path that a document's results do not meet, as a phrase after "It is".
+
+    None if they meet all of them. `outcomes` are the document's by step, as `read_outcomes` has them.
+    """
+    for before, step in pairwise(way):
+        outcome = outcomes.get(before.seq)
+        if outcome is None or outcome.status != "done" or step.flagged is None:
+            continue
+        if not step.flagged.holds(outcome):
+            return f"{'flagged' if step.flagged.lacking else 'not flagged'} {' or '.join(step.flagged.parts)}"
+    return None
+
+
 def read_inputs(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the input of the last step of a path: the document's content, or the output before it.
 

@@ -109,7 +109,6 @@ def test_a_result_is_missing_and_not_removed_if_no_result_of_its_spec_was_droppe
 def test_a_document_that_a_steps_condition_leaves_out_says_so(database: Database) -> None:
     steps = (
         StepRequest("one", COPIED),
-        StepRequest("all", Spec("copy", "copier", "sha256:2"), "one"),
         StepRequest("some", Spec("copy", "copier", "sha256:3"), "one", flagged=Flagged.parse(["empty"])),
     )
     job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), [("k", "a text")])

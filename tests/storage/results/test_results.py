@@ -145,6 +145,8 @@ def test_a_document_is_not_done_before_each_step_that_reads_it(database: Databas
         ("pending", ["first"]),
         ("done", ["first"]),
     ]
+    named = [(row["outcome"], row["reason"]) for row in inputs(database, job.id, step="second")]
+    assert named == [("pending", None), ("left out", "not flagged empty")]
     jobs.cancel(database, job.id)
     first, second = inputs(database, job.id)
     assert (first["outcome"], first["reason"]) == ("not computed", "the job was cancelled")
