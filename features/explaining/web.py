@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from docmill.features.explaining.explanation import explain
 from docmill.features.explaining.provenance import read_provenance
-from docmill.storage.outputs.output_types import TEXTS
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.status import read_status
 from docmill.tasks.checks import NONE
@@ -15,7 +15,7 @@ from docmill.tasks.kinds import Traits
 from docmill.worker.web.marks import checks_of, excerpt, mark_output, remark
 from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
-from docmill.worker.web.pages.outputs import write_output
+from docmill.worker.web.pages.outputs import write_outputs
 
 LONGEST = 20_000  # characters of a text
 
@@ -29,11 +29,11 @@ def read_document(request: PageRequest) -> Values:
     )
     outcome = explanation.step.outcome
     spec = explanation.step.spec
-    outputs, checks = [""], NONE
+    outputs: Sequence[str] = [""]
+    checks = NONE
     if outcome is not None and outcome.status == "done":
-        output, is_text = write_output(request.database, spec, outcome.output)
-        outputs = outcome.output.get(TEXTS) or [output]
-        checks = checks_of(request.settings, spec) if is_text else NONE
+        outputs, are_texts = write_outputs(request.database, spec, outcome.output)
+        checks = checks_of(request.settings, spec) if are_texts else NONE
     flags = () if outcome is None else outcome.flags
     before, after, remarks = mark_output(explanation.step.text or "", outputs, flags, checks)
     return {

@@ -30,9 +30,19 @@ from docmill.worker.jobs import Listener
 from docmill.worker.jobs.results import WritingBar
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
-from docmill.worker.web.marks import ChecksOf, TextPart, checks_of, excerpt, findings, mark_findings, marked, remark
+from docmill.worker.web.marks import (
+    BETWEEN_OUTPUTS,
+    ChecksOf,
+    TextPart,
+    checks_of,
+    excerpt,
+    findings,
+    mark_findings,
+    marked,
+    remark,
+)
 from docmill.worker.web.pages.jobs import JobProgress, name_model
-from docmill.worker.web.pages.outputs import find_input, write_output
+from docmill.worker.web.pages.outputs import find_input, write_outputs
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
@@ -57,16 +67,16 @@ def list_tenths(counts: Mapping[int, int]) -> list[tuple[str, int]]:
 
 
 class ShownResult(NamedTuple):
-    """A document's input of a step, and its output for people. Checks read it if `is_text`.
+    """A document's input of a step, and its outputs for people. Checks read them if `are_texts`.
 
     `findings` are the evidence of the flags.
     """
 
     id: str
     input: str
-    output: str
+    outputs: Sequence[str]
     flags: tuple[str, ...]
-    is_text: bool
+    are_texts: bool
     findings: tuple[Finding, ...] = ()
 
 
@@ -169,8 +179,8 @@ def _keep(
     by_step: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
-    output, is_text = write_output(database, step.status.spec, result)
-    pair = ShownResult(row["id"], find_input(step.status, row, by_step), output, tuple(result["flags"]), is_text)
+    outputs, are_texts = write_outputs(database, step.status.spec, result)
+    pair = ShownResult(row["id"], find_input(step.status, row, by_step), outputs, tuple(result["flags"]), are_texts)
     for flag in DOUBTFUL.intersection(pair.flags):
         step.examples.setdefault(flag, Reservoir(EXAMPLES)).offer(pair)
     if DOUBTFUL.isdisjoint(pair.flags):
@@ -182,7 +192,7 @@ def _explain(step: StepFacts, checks: Checks) -> None:
     for flag in DOUBTFUL & step.examples.keys():
         pairs = step.examples[flag].kept
         pairs[:] = [
-            pair._replace(findings=findings(checks, pair.input, pair.output, pair.flags)) if pair.is_text else pair
+            pair._replace(findings=findings(checks, pair.input, pair.outputs, pair.flags)) if pair.are_texts else pair
             for pair in pairs
         ]
 
@@ -228,7 +238,8 @@ def write(
 
 def _compare(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
     """Return both texts with marks at the places of the findings, or on what differs if there are no places."""
-    before, after = mark_findings(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
+    output = BETWEEN_OUTPUTS.join(pair.outputs)
+    before, after = mark_findings(pair.input, output, pair.findings) or marked(pair.input, output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
 
 

@@ -127,9 +127,15 @@ def checks_of(settings: Settings, spec: Spec) -> Checks:
     return kinds.checks(spec, kinds.Traits(direction=_direction(settings, spec)))
 
 
-def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
-    """Return the findings in an output for its own flags; the checks of this release may find more."""
-    return tuple(finding for finding in checks.findings(source, output, flags) if finding.flag in flags)
+def findings(checks: Checks, source: str, outputs: Sequence[str], flags: Collection[str]) -> tuple[Finding, ...]:
+    """Return the findings in joined outputs for their own flags; the checks of this release may find more."""
+    evidence: list[Finding] = []
+    start = 0
+    for text in outputs:
+        of_text = checks.findings(source, text, flags)
+        evidence += [finding.moved(start) for finding in of_text if finding.flag in flags]
+        start += len(text) + len(BETWEEN_OUTPUTS)
+    return tuple(evidence)
 
 
 def mark_output(
@@ -140,11 +146,7 @@ def mark_output(
     In doubtful outputs without findings, marks are on words that are not in the input. A remark is True if it casts
     doubt, and a text.
     """
-    evidence: list[Finding] = []
-    start = 0
-    for text in outputs:
-        evidence += [finding.moved(start) for finding in findings(checks, source, text, flags)]
-        start += len(text) + len(BETWEEN_OUTPUTS)
+    evidence = findings(checks, source, outputs, flags)
     output = BETWEEN_OUTPUTS.join(outputs)
     before, after = [TextPart(source, False)], [TextPart(output, False)]
     if not DOUBTFUL.isdisjoint(flags):

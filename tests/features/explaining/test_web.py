@@ -39,9 +39,11 @@ def test_each_of_several_outputs_is_checked(browse: Browse, database: Database) 
         ]
 
     job = run_job(database, request(spec=SUMMARIZE), [("a", "In 1914 it began.")], outcomes)
-    page = browse().get(f"/jobs/{job.id}/document?id=a").text
-    assert "It began in 1914.\n\nIt began in <mark>1999</mark>." in page
-    assert "1999 is not in" in page
+    browser = browse()
+    for path in ("document?id=a", "flagged"):
+        page = browser.get(f"/jobs/{job.id}/{path}").text
+        assert "It began in 1914.\n\nIt began in <mark>1999</mark>." in page
+        assert "1999 is not in" in page
 
 
 @pytest.mark.parametrize(("key", "written"), [("a b", "&#39;a b&#39;"), ("-x", "-- -x")])

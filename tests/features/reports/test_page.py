@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from string import ascii_lowercase
 
@@ -119,7 +120,9 @@ def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(da
     output = f"It needs 13 MB. {many} The port is open open open open."
     job = read(database, request(), [("a", source)])
     flags = ("repetition", "output_truncated")
-    work(database, lambda claim: [Outcome(key, Status.DONE, text=output, flags=flags) for key, _ in claim.texts])
+    texts = ["It needs 12 MB.", output]
+    done = partial(Outcome, status=Status.DONE, text=texts[0], data={"texts": texts}, flags=flags)
+    work(database, lambda claim: [done(key) for key, _ in claim.texts])
     html = _page(database, job.id, checks=Checks(("numbers_changed", "repetition")))
     assert html.count("<mark>open open open open</mark>.") == 2  # under each of the two flags
     text = _Read(html).text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL, Spec
 from docmill.storage.errors import StorageError
+from docmill.storage.outputs.output_types import TEXTS
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
@@ -76,17 +77,18 @@ def find_input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str
     return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
 
 
-def write_output(database: Database, spec: Spec, result: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return an output for people, and True if it is a text, which checks can read."""
+def write_outputs(database: Database, spec: Spec, result: Mapping[str, Any]) -> tuple[Sequence[str], bool]:
+    """Return a result's outputs for people, and True if they are texts, which checks can read."""
     if isinstance(text := result.get("text"), str):
-        return text, True
-    return database.kind_of(spec.kind).output.shown(result, spec.params), False
+        return result.get(TEXTS) or [text], True
+    return [database.kind_of(spec.kind).output.shown(result, spec.params)], False
 
 
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
-    """Return a document's input and output in parts, some of them marked, with remarks."""
-    output, is_text = write_output(database, step.spec, result)
-    before, after, remarks = mark_output(str(result["input"]), [output], result["flags"], checks if is_text else NONE)
+    """Return a document's input and outputs in parts, some of them marked, with remarks."""
+    outputs, are_texts = write_outputs(database, step.spec, result)
+    checks = checks if are_texts else NONE
+    before, after, remarks = mark_output(str(result["input"]), outputs, result["flags"], checks)
     parts = {"input": excerpt(before, LONGEST), "output": excerpt(after, LONGEST)}
     return parts | {"document": str(result["id"]), "remarks": remarks}
 
