@@ -79,10 +79,15 @@ def say_rich(renderable: RenderableType) -> None:
 
 
 def print_rich(renderable: RenderableType) -> None:
-    """Print a table or a styled text to stdout."""
+    """Print a table or a styled text to stdout; into a file or a pipe without blanks at the ends of lines."""
     from docmill.worker.consoles import paper
 
-    paper.print(renderable)
+    if paper.is_terminal:
+        paper.print(renderable)
+        return
+    with paper.capture() as printed:
+        paper.print(renderable)
+    answer("\n".join(line.rstrip(" ") for line in printed.get().split("\n")), nl=False)
 
 
 def listen(settings: Settings | None = None) -> Listener:

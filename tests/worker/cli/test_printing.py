@@ -84,6 +84,7 @@ def test_a_hostile_corpus_name_is_shown_as_text(call: Call, write_corpus: Callab
     for command in (("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", name)):
         out = call(*command).out
         assert "[/b][cpu]" in out
+        assert not [line for line in out.splitlines() if line.endswith(" ")]
         assert not {*out} & MARKS
 
 
