@@ -72,7 +72,8 @@ def test_only_a_job_whose_models_are_all_served_needs_no_device() -> None:
         ("no_gpu", "cuda", "no CUDA device is visible"),
         ("no_gpu", "cpu,cuda:0", "--device cpu,cuda:0: no CUDA device is visible"),
         ("two_gpus", "cuda:1,cuda:2", "this machine has cuda:0, cuda:1, and no cuda:2"),
-        *(("two_gpus", option, "--device") for option in ("gpu", "cuda:", "cuda:x", "", "cpu,cpu")),
+        *(("two_gpus", option, "use auto, cpu, cuda, remote") for option in ("gpu", "cuda:", "cuda:x")),
+        *(("two_gpus", option, "name each device once") for option in ("", "cpu,cpu")),
     ],
 )
 def test_a_device_that_this_machine_lacks_is_refused(

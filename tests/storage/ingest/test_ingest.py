@@ -365,7 +365,8 @@ def test_a_job_that_ends_while_its_source_is_read_again_covers_all_of_it(databas
     ingest.end(database, same, counts)
     assert read_state(database, job_id) == ("done", 4, 4, ["line 9"])
     counts = ingest.add(database, more, records(numbered(6)))
-    assert read_status(database, job_id).state == "ingesting"
+    reopened = select(Job.state, Job.finished_at, Ingest.state).join(Ingest, Ingest.id == Job.ingest_id)
+    assert database.rows(reopened.where(Job.id == job_id)) == [("ingesting", None, "reading")]
     ingest.end(database, more, counts)
     assert read_status(database, job_id).state == "running"
     work(database)

@@ -388,7 +388,7 @@ def test_a_document_without_text_is_rejected_with_the_reason(tmp_path: Path) -> 
         ("a.pdf", zipped({"word/document.xml": ""}), "it is a .docx file under another name: end its name in .docx"),
         ("a.docx", b"%PDF-1.7\n", "it is a PDF file under another name"),
         ("a.doc", zipped({"word/document.xml": ""}), "it is a .docx file under another name"),
-        ("a.docx", zipped({"xl/workbook.xml": ""}), "it is a .xlsx file under another name: end its name in .xlsx"),
+        ("a.docx", zipped({"xl/workbook.xml": ""})[:60], "it is a .xlsx file under another name"),
         ("a.docx", zipped({"a.txt": ""}), "it is a .zip file under another name: end its name in .zip"),
         ("a.doc", b"{\\rtf1 Dear reader}", "it is an RTF file under another name: end its name in .rtf"),
         ("a.pdf", b"\n<!doctype html><p>Dear reader", "it is a web page under another name: end its name in .html"),
