@@ -217,7 +217,8 @@ def _make_options(task: str, options: Mapping[str, Any]) -> KindOptions:
 
 def name_body_fields(sentence: str) -> str:
     """Return a sentence in which the body's fields stand in place of the options that they set."""
-    names = {option: name for name, option in reversed([*_OPTIONS.items()])} | {"schema": "response_format"}
+    names = {option: name for name, option in reversed([*_OPTIONS.items()])}
+    names |= {"schema": "response_format", "messages": "messages"}
     for option, name in names.items():
         sentence = re.sub(rf"--{option.replace('_', '-')}(?![\w-])", f'"{name}"', sentence)
     return sentence.removesuffix(".")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader
+from pathlib import Path
 from typing import Any, Self
 
 from docmill.features.batch_server import keys, stored_batches, writer
@@ -43,7 +44,7 @@ from docmill.storage.readers.streams import Pieces
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.writers.formats import to_json
-from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
+from docmill.tasks.errors import BadOption, HubUnreachable, ModelUnsuitable, ServerUnreachable, TaskError
 from docmill.worker.concurrency import HeldLease, hold_lease
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
@@ -242,7 +243,7 @@ class Clerk:
                 job = submit(self.settings, self.database, request, Listener(), opened, account)
                 planned.append({"job": job.id})
             except TaskError as error:
-                planned.append({"unfit": _reason(call, error)})
+                planned.append({"unfit": _reason(call, self.models[call.model or ""], error)})
             except KeyReused as error:
                 raise keys.Refused(_CHANGED, _INVALID) from error
         self._advance(
@@ -270,7 +271,7 @@ class Clerk:
             try:
                 specs[call] = model, spec_of(self.settings, call.task, model, None, call.options)
             except TaskError as error:
-                unfit[call] = _reason(call, error)
+                unfit[call] = _reason(call, model, error)
         return specs, unfit
 
     def _file(self, batch: ApiBatch, held: HeldLease, read_with: Mapping[str, Any]) -> BatchFile:
@@ -335,13 +336,14 @@ class Clerk:
             yield line
 
 
-def _reason(call: Call, error: TaskError) -> str:
-    """Return the reason for a client why requests cannot be computed. Only the log has paths of the server.
+def _reason(call: Call, model: str, error: TaskError) -> str:
+    """Return the reason for a client why this model cannot compute requests. Only the log has paths of the server.
 
     Raises the error again if a model's hub or server is away, since the batch can wait for it.
     """
-    if isinstance(error, BadOption):
-        return name_body_fields(str(error))
+    if isinstance(error, BadOption | ModelUnsuitable):
+        path = str(Path(model).expanduser().resolve())
+        return name_body_fields(str(error).replace(path, str(call.model)))
     if isinstance(error, HubUnreachable | ServerUnreachable):
         raise error
     log.warning("model_refused model=%r error=%r", call.model, str(error))

@@ -29,6 +29,7 @@ from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.policy import MAX_ATTEMPTS
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.tasks.specs.pinning import SHIPPED_FOLDER
 from docmill.worker.prices import Price, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
@@ -82,7 +83,10 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
         chat("odd", "x", logprobs=True),
         chat("longer", "Hello 0", max_tokens=8),
         chat("lost", "x", model="lost"),
+        chat("translator", "x", model="translator"),
+        chat("encoder", "x", model="encoder"),
     )
+    api.clerk.models = {**MODELS, "translator": str(SHIPPED_FOLDER / "marian-ddtp"), "encoder": "minilm"}
     batch = start(alice, put(alice, *lines), metadata={"for": "tests"})
     assert (batch.status, batch.metadata, batch.expires_at) == (
         "validating",
@@ -92,7 +96,7 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
     with api.clerk, embedded.worker():
         done = wait(alice, batch)
         assert done.request_counts is not None
-        assert done.request_counts.to_dict() == {"total": 15, "completed": 10, "failed": 5}
+        assert done.request_counts.to_dict() == {"total": 17, "completed": 10, "failed": 7}
         times = (done.created_at, done.in_progress_at, done.finalizing_at, done.completed_at)
         assert [*times] == sorted(filter(None, times))
         answers = read(alice, done.output_file_id)
@@ -100,11 +104,14 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
         for line in answers:
             assert ChatCompletion.model_validate(line["response"]["body"]).model == "hosted"
         errors = read(alice, done.error_file_id)
-        assert [line["custom_id"] for line in errors] == [None, "elsewhere", "unknown", "odd", "lost"]
+        unfit = [None, "elsewhere", "unknown", "odd", "lost", "translator", "encoder"]
+        assert [line["custom_id"] for line in errors] == unfit
         messages = [line["response"]["body"]["error"]["message"] for line in errors]
-        assert [text.split(": ")[0] for text in messages] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
+        assert [text.split(": ")[0] for text in messages] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15, 16, 17)]
         assert "hosted" in messages[2]
         assert messages[4].endswith("its operator finds the reason in the log")
+        assert messages[5].endswith(': "messages" is for decoder-only models; translator is encoder-decoder')
+        assert "minilm is encoder-only" in messages[6]
         assert {*api.database.rows(select(Job.sharer, Job.weight))} == {("key alice", 3)}
         assert count_rows(api.database, OutcomeRow) == 4
 
