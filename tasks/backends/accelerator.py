@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from docmill.tasks.backends import devices
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.errors import DeviceLost, OutOfMemory, describe_error
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -18,7 +18,7 @@ from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.loading import require_loaded
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe

@@ -13,8 +13,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,6 @@ def remember(folder: Path, subject: str, facts: Mapping[str, Any]) -> None:
 
 def _file(folder: Path, subject: str) -> Path:
     return folder / f"{hashlib.sha256(subject.encode()).hexdigest()[:16]}.json"
-
-
-@cache
-def version(distribution: str) -> str:
-    """Return an installed distribution's version. Its files are read once: a worker asks with every shard."""
-    return metadata.version(distribution)
 
 
 @dataclass(frozen=True)

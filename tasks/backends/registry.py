@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 
 from docmill.storage.core.specs import Spec
@@ -161,6 +162,12 @@ BACKENDS: tuple[Row, ...] = (
         ),
     ),
 )
+
+
+@cache
+def version(library: str) -> str:
+    """Return the version of an installed library. Its files are read once: a worker asks with every shard."""
+    return metadata.version(library)
 
 
 @cache

@@ -15,7 +15,7 @@ from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, mea
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
 from docmill.tasks.backends.encoder.packed import proven_encoder
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.outputs import Output

@@ -16,7 +16,7 @@ from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, measure_rate, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.backends.static import Items
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output

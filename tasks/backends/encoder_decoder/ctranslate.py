@@ -28,7 +28,7 @@ from docmill.tasks.backends.convert import make_once
 from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.loading import Opening, generation_settings
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import UNBOUNDED, Budget
 from docmill.tasks.errors import Unsuited

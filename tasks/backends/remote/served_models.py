@@ -15,7 +15,7 @@ import orjson
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends import Assignment, WindowSource
 from docmill.tasks.backends.decoding import choose_decoding
-from docmill.tasks.backends.machine import version
+from docmill.tasks.backends.registry import version
 from docmill.tasks.backends.remote import answers, requests
 from docmill.tasks.backends.remote.client import Client, Flight, Question
 from docmill.tasks.backends.remote.journal import Journal
