@@ -65,6 +65,7 @@ def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiSer
     until(lambda: server.at_a_time > 0, "others are under way")
     kill_machine(process)
     in_flight = server.at_a_time
+    left = count_results(docmill) + count_answers(docmill) - ANSWERED  # stored, and the journal had no time to forget
     server.script = lambda request, times: None
     if honours:
         second_run = docmill.start(*COMMAND)
@@ -75,7 +76,7 @@ def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiSer
     else:
         blocked.set()
         docmill(*COMMAND)
-    assert count_answers(docmill) == 0, "no answer stays where its result is stored"
+    assert count_answers(docmill) == left, "no other answer stays where its result is stored"
     counts = [server.of(text) for text in TEXTS]
     assert len(server.requests) == len(TEXTS) + in_flight, "only what was in flight is computed again"
     assert sorted(counts) == [1] * (len(TEXTS) - in_flight) + [2] * in_flight
