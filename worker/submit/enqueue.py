@@ -260,16 +260,17 @@ class _Ingest:
             return None
         self._unread.left_out, self._unread.is_empty = self._source.ignored, not self.total.records
         reading = (self._database, self._job, self._seen, self._unread)
-        if not self._reading.prune:
-            return note_missing(*reading) or note_other_sources(*reading)
-        n_vanished, not_pruned = prune(
-            *reading,
-            most_percent=self._reading.prune_max,
-            keep_rejected=self._reading.prune_rejected == "keep",
-        )
-        if not_pruned:
-            log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
-        self.total += Counts(vanished=n_vanished)
+        if self._reading.prune:
+            n_vanished, not_pruned = prune(
+                *reading,
+                most_percent=self._reading.prune_max,
+                keep_rejected=self._reading.prune_rejected == "keep",
+            )
+            if not_pruned:
+                log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
+            self.total += Counts(vanished=n_vanished)
+        else:
+            not_pruned = note_missing(*reading)
         return not_pruned or note_other_sources(*reading)
 
     def _reject(self, rejected: Sequence[Rejection], *, stored: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The batch size in tokens: measured when a model is first opened on a device, and remembered. The rate of a backend.
+"""The batch size in tokens and the rate of a backend, both measured. The size is remembered.
 
 Large batches keep a GPU's units busy, but leave a CPU's caches. The smallest batch wins unless a larger batch is
 clearly faster.
@@ -99,7 +99,7 @@ def measure_rate(loop: StaticLoop, coder: Coder, clock: Callable[[], float] = ti
     """Return the tokens that a loop computes per second: the best of some tries, since other work only slows it down.
 
     The windows have many lengths, as those of a corpus have. With windows of one length OpenVINO had 0.96 of torch's
-    rate on a processor where it has 0.75 of it with a corpus: it prepares each new shape of a batch.
+    rate on a processor where it has 0.75 of it with a corpus, probably because it prepares each new shape of a batch.
     """
     windows = [window for window in coder.encode(_SAMPLE) if window.tokens <= coder.limit_tokens]
     tokens = sum(window.tokens for window in windows)

@@ -32,8 +32,8 @@ from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-# A measurement costs about as much as 110,000 tokens of a small model: imports, openings, and 90,000 tokens to try
-# sizes and backends. The faster backend saves an eighth to a quarter of the time, hence five times as many.
+# A measurement costs about as much as 110,000 tokens of a small model: imports, openings, and 60,000 to 100,000 to
+# try sizes and backends. The faster backend saves an eighth to a quarter of the time, hence five times as many.
 ENOUGH_TOKENS = 500_000
 _NOT_FINITE = "not_finite"
 _NO_ROWS = Budget(tokens=1, rows=0)  # taking no windows shows the engine that the backend is alive
