@@ -107,10 +107,7 @@ def compare_encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) 
     """
     embedder = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
     backends = {f"{OURS}: no padding, oneDNN": EncoderBackend(embedder)}
-    with (
-        replace_attribute(packed, "OneDnnLinear", PlainLinear),
-        replace_attribute(packed, "on_amx", lambda _dtype: False),
-    ):
+    with replace_attribute(packed, "OneDnnLinear", PlainLinear):
         plain = replace(embedder, cache_dir=cache_dir / "plain")
         backends["no padding, torch's linear layers"] = EncoderBackend(plain)
     with replace_attribute(encoder_backend, "proven_encoder", lambda *_, **__: None):

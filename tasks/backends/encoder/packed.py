@@ -42,9 +42,12 @@ ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "relu": ("relu", ""),
     }
 )
-# On AMX, oneDNN generates code for each new number of rows. That takes as long as the product of a batch. A row of
-# scores is faster if it fills its last register of 16 numbers.
-_AMX_ROWS, _AMX_LENGTHS = 64, 16
+# In bfloat16, oneDNN generates code for each new shape, which may take as long as the product of a batch. So batches
+# have few numbers of rows and few lengths. A row of scores also fills its last register of 16 numbers.
+_ROWS, _LENGTHS = 64, 16
+# The scores of attention to compute at once, which fit into a processor's cache, and the most scores of a text.
+_SCORES, _SCORES_OF_TEXT = 2**18, 2**24
+_LEAST_SUM, _GREATEST_SUM = 1e-30, 1e38  # of exponentials, far enough from zero and from infinity
 
 
 def multiplies(device: str, dtype: torch.dtype) -> bool:
@@ -52,11 +55,6 @@ def multiplies(device: str, dtype: torch.dtype) -> bool:
     if device != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and accelerator.native_bfloat16(device))
-
-
-def on_amx(dtype: torch.dtype) -> bool:
-    """Return True if the processor multiplies in this precision with AMX."""
-    return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 class OneDnnLinear:
@@ -102,13 +100,48 @@ def by_length(lengths: Sequence[int], heads: int, step: int) -> Callable[[Tensor
         for place, shape, padding in groups:
             rows, mask, kept = padding or (None, None, None)
             group = projected[place] if rows is None else projected.index_select(0, rows)
-            query, key, value = group.view(*shape, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            together = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            together = attend(group.view(*shape, 3, heads, -1).permute(2, 0, 3, 1, 4), mask)
             states = together.transpose(1, 2).flatten(0, 1).flatten(1)
             mixed.append(states if kept is None else states.index_select(0, kept))
         return torch.cat([*mixed, projected[end:, : projected.shape[1] // 3]])
 
     return attention
+
+
+def attend(projected: Tensor, mask: Tensor | None) -> Tensor:
+    """Return attention of shape (texts, heads, tokens, dim of a head) from queries, keys and values side by side.
+
+    ``projected`` has one more axis of three in front, and ``mask`` the shape (texts, 1, 1, tokens). In bfloat16,
+    simple steps take less than half the time of torch's fused attention (bench/results/diary.md).
+    """
+    states = _attend_in_steps(projected, mask) if projected.dtype == torch.bfloat16 else None
+    return functional.scaled_dot_product_attention(*projected, attn_mask=mask) if states is None else states
+
+
+def _attend_in_steps(projected: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return attention as ``attend`` does, or None if the scores are too many or too large for these steps.
+
+    The exponentials are those of the scores themselves: subtracting the greatest score of a row takes as long as a
+    product. A result is exact enough as long as no sum of exponentials leaves the range of its type.
+    """
+    _, texts, heads, tokens, dim = projected.shape
+    if heads * tokens**2 > _SCORES_OF_TEXT:
+        return None
+    by_head = projected.reshape(3, texts * heads, tokens, dim)
+    hidden = None if mask is None else mask.to(projected.dtype).expand(-1, heads, -1, -1).reshape(-1, 1, tokens)
+    at_once = heads * max(1, _SCORES // (heads * tokens**2))
+    mixed = []
+    for start in range(0, texts * heads, at_once):
+        query, key, value = by_head[:, start : start + at_once]
+        scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=dim**-0.5)
+        if hidden is not None:
+            scores += hidden[start : start + at_once]
+        sums = scores.exp_().sum(-1, keepdim=True)
+        least, greatest = sums.aminmax()
+        if not (least > _LEAST_SUM and greatest < _GREATEST_SUM):
+            return None
+        mixed.append(torch.bmm(scores, value).div_(sums))
+    return torch.cat(mixed).view(texts, heads, tokens, dim)
 
 
 def first_by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -199,17 +232,17 @@ class PackedEncoder:
     """Computes an encoder's last hidden states for a batch of token ids, without padding.
 
     Shares the model's embeddings and norms. With ``first_only``, the last layer computes only the states of first
-    tokens. With ``on_amx``, sizes are rounded up to sizes that are fast on AMX.
+    tokens. With ``round_up``, numbers of rows and lengths are rounded up to few sizes.
     """
 
-    def __init__(self, model: PreTrainedModel, *, first_only: bool = False, on_amx: bool) -> None:
+    def __init__(self, model: PreTrainedModel, *, first_only: bool = False, round_up: bool) -> None:
         config, names = model.config, module_names(model)
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         epsilon = model.embeddings.LayerNorm.eps
         self._heads: int = config.num_attention_heads
         self._padding: int | None = config.pad_token_id if config.model_type in _BEHIND_PADDING else None
         self._activation = ACTIVATIONS[activation(config)]
-        self._row_step, self._length_step = (_AMX_ROWS, _AMX_LENGTHS) if on_amx else (1, 1)
+        self._row_step, self._length_step = (_ROWS, _LENGTHS) if round_up else (1, 1)
         self._tables = {
             name: weights[f"embeddings.{name}.weight"]
             for name in _EMBEDDINGS
@@ -286,7 +319,7 @@ def proven_encoder(
     if not multiplies(device, dtype) or not packs(model):
         return None
     try:
-        encoder = PackedEncoder(model, first_only=reads_first, on_amx=on_amx(dtype))
+        encoder = PackedEncoder(model, first_only=reads_first, round_up=dtype == torch.bfloat16)
         with torch.inference_mode():
             difference = compute_reference(model, TOLERANCES[dtype], first_only=reads_first).distance(encoder)
     except Exception as error:  # whatever torch raises where it has changed

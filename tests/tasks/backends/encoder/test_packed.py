@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch.nn import functional
 
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.packed import OneDnnLinear, PackedEncoder, multiplies, packs
+from docmill.tasks.backends.encoder.packed import OneDnnLinear, PackedEncoder, attend, multiplies, packs
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
@@ -36,15 +37,15 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("first_only", [False, True])
-@pytest.mark.parametrize("on_amx", [False, True])
+@pytest.mark.parametrize("round_up", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_states_without_padding_are_the_models_own(name: str, on_amx: bool, first_only: bool) -> None:
+def test_states_without_padding_are_the_models_own(name: str, round_up: bool, first_only: bool) -> None:
     torch.manual_seed(3)
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
         assert packs(model)
-        encoder = PackedEncoder(model, first_only=first_only, on_amx=on_amx)
+        encoder = PackedEncoder(model, first_only=first_only, round_up=round_up)
         actual = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     lengths = [1 if first_only else len(ids) for ids in TEXTS]
     assert actual["attention_mask"].sum(1).tolist() == lengths
@@ -52,6 +53,36 @@ def test_states_without_padding_are_the_models_own(name: str, on_amx: bool, firs
     for length, states, expected_states in zip(lengths, actual["token_embeddings"], expected, strict=True):
         assert torch.allclose(states[:length], expected_states[:length], atol=2e-6)
         assert not states[length:].any()
+
+
+# Scores round to 8 bits, and those of queries and keys of size 3 have a standard deviation of 9.
+@pytest.mark.parametrize(("size", "tolerance"), [(1.0, 0.006), (3.0, 0.015)])
+@pytest.mark.parametrize(("texts", "tokens"), [(1, 1), (70, 16), (3, 48), (2, 300)])
+def test_attention_in_bfloat16_is_that_of_torch(texts: int, tokens: int, size: float, tolerance: float) -> None:
+    projected = _project(texts, tokens, size)
+    real = torch.arange(tokens) < torch.randint(1, tokens + 1, (texts, 1))
+    mask = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None]
+    for hidden in (None, mask):
+        actual = attend(projected, hidden).float()
+        expected = functional.scaled_dot_product_attention(*projected.float(), attn_mask=hidden)
+        assert actual.shape == expected.shape
+        assert (actual - expected).norm() < tolerance * expected.norm()
+
+
+def test_scores_whose_exponentials_leave_their_range_are_left_to_torch() -> None:
+    for size, shift in ((30.0, 0.0), (1.0, -200.0)):
+        projected = _project(3, 48, size)
+        mask = torch.full((3, 1, 1, 48), shift)
+        expected = functional.scaled_dot_product_attention(*projected, attn_mask=mask)
+        assert torch.equal(attend(projected, mask), expected)
+
+
+def _project(texts: int, tokens: int, size: float) -> torch.Tensor:
+    """Return random queries and keys of a size, and values, in bfloat16: (3, texts, heads, tokens, dim of a head)."""
+    torch.manual_seed(5)
+    projected = torch.randn(3, texts, 4, tokens, 32)
+    projected[:2] *= size
+    return projected.bfloat16()
 
 
 def test_models_of_other_designs_are_computed_by_their_own_code() -> None:
