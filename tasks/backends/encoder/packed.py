@@ -13,7 +13,7 @@ records the wins over that code on padded batches, and of oneDNN's products over
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
@@ -43,10 +43,10 @@ ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 # In bfloat16, oneDNN generates code for each new shape, which may take as long as the product of a batch. So batches
-# have few numbers of rows and few lengths. A row of scores also fills its last register of 16 numbers.
-_ROWS, _LENGTHS = 64, 16
+# have few numbers of rows.
+_ROWS = 64
 # The scores of attention to compute at once, which fit into a processor's cache, and the most scores of a text.
-_SCORES, _SCORES_OF_TEXT = 2**18, 2**24
+_SCORES, _SCORES_OF_TEXT = 2**19, 2**24
 _LEAST_SUM, _GREATEST_SUM = 1e-30, 1e38  # of exponentials, far enough from zero and from infinity
 
 
@@ -75,91 +75,79 @@ class OneDnnLinear:
         return total
 
 
-def by_length(lengths: Sequence[int], heads: int, step: int) -> Callable[[Tensor], Tensor]:
-    """Return attention for texts of these lengths.
-
-    Neighbors go through it together if their lengths round up to the same multiple of ``step``.
-    """
-    groups: list[tuple[slice, tuple[int, ...], tuple[Tensor, Tensor, Tensor] | None]] = []
-    end = 0
-    for longest, run in groupby(lengths, lambda length: length + -length % step):
-        of_texts = torch.tensor([*run])
-        starts = end + of_texts.cumsum(0) - of_texts
-        start, end = end, end + int(of_texts.sum())
-        places = torch.arange(longest)
-        real = places < of_texts[:, None]
-        padding = None
-        if not real.all():  # copies of the first token pad its text, and the mask hides them
-            rows = (starts[:, None] + places * real).flatten()
-            mask = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None]
-            padding = rows, mask, real.flatten().nonzero().flatten()
-        groups.append((slice(start, end), real.shape, padding))
+def by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor], Tensor]:
+    """Return attention for texts of these lengths."""
+    groups = [*_group(lengths, heads)]
 
     def attention(projected: Tensor) -> Tensor:
-        mixed = []
-        for place, shape, padding in groups:
-            rows, mask, kept = padding or (None, None, None)
-            group = projected[place] if rows is None else projected.index_select(0, rows)
-            together = attend(group.view(*shape, 3, heads, -1).permute(2, 0, 3, 1, 4), mask)
-            states = together.transpose(1, 2).flatten(0, 1).flatten(1)
-            mixed.append(states if kept is None else states.index_select(0, kept))
-        return torch.cat([*mixed, projected[end:, : projected.shape[1] // 3]])
+        mixed, start = [], 0
+        for texts, length in groups:
+            end = start + texts * length
+            together = attend(projected[start:end].view(texts, length, 3, heads, -1).permute(2, 0, 3, 1, 4))
+            mixed.append(together.transpose(1, 2).flatten(0, 1).flatten(1))
+            start = end
+        return torch.cat([*mixed, projected[start:, : projected.shape[1] // 3]])
 
     return attention
 
 
-def attend(projected: Tensor, mask: Tensor | None) -> Tensor:
+def first_by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return attention for the first tokens of texts of these lengths."""
+    groups = [*_group(lengths, heads)]
+
+    def attention(queries: Tensor, keys_values: Tensor) -> Tensor:
+        mixed, start, row = [], 0, 0
+        for texts, length in groups:
+            end = start + texts * length
+            query = queries[row : row + texts].view(texts, 1, heads, -1).transpose(1, 2)
+            key, value = keys_values[start:end].view(texts, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+            together = functional.scaled_dot_product_attention(query, key, value)
+            mixed.append(together.reshape(texts, -1))
+            start, row = end, row + texts
+        return torch.cat([*mixed, queries[row:]])
+
+    return attention
+
+
+def _group(lengths: Sequence[int], heads: int) -> Iterator[tuple[int, int]]:
+    """Yield how many texts go through attention together, and their length. Only neighbors of one length do.
+
+    The numbers of texts are powers of two, so that oneDNN generates code for few shapes.
+    """
+    for length, run in groupby(lengths):
+        texts, most = len([*run]), max(1, _SCORES // (heads * length**2))
+        while texts:
+            together = 1 << (min(texts, most).bit_length() - 1)
+            yield together, length
+            texts -= together
+
+
+def attend(projected: Tensor) -> Tensor:
     """Return attention of shape (texts, heads, tokens, dim of a head) from queries, keys and values side by side.
 
-    ``projected`` has one more axis of three in front, and ``mask`` the shape (texts, 1, 1, tokens). In bfloat16,
-    simple steps take less than half the time of torch's fused attention (bench/results/diary.md).
+    ``projected`` has one more axis of three in front. In bfloat16, simple steps take less than half the time of
+    torch's fused attention (bench/results/diary.md).
     """
-    states = _attend_in_steps(projected, mask) if projected.dtype == torch.bfloat16 else None
-    return functional.scaled_dot_product_attention(*projected, attn_mask=mask) if states is None else states
+    states = _attend_in_steps(projected) if projected.dtype == torch.bfloat16 else None
+    return functional.scaled_dot_product_attention(*projected) if states is None else states
 
 
-def _attend_in_steps(projected: Tensor, mask: Tensor | None) -> Tensor | None:
+def _attend_in_steps(projected: Tensor) -> Tensor | None:
     """Return attention as ``attend`` does, or None if the scores are too many or too large for these steps.
 
-    The exponentials are those of the scores themselves: subtracting the greatest score of a row takes as long as a
-    product. A result is exact enough as long as no sum of exponentials leaves the range of its type.
+    The exponentials are those of the scores themselves, since subtracting the greatest score of a row takes as long
+    as a product. They are exact enough as long as no sum of them nears the ends of the range of numbers.
     """
     _, texts, heads, tokens, dim = projected.shape
     if heads * tokens**2 > _SCORES_OF_TEXT:
         return None
-    by_head = projected.reshape(3, texts * heads, tokens, dim)
-    hidden = None if mask is None else mask.to(projected.dtype).expand(-1, heads, -1, -1).reshape(-1, 1, tokens)
-    at_once = heads * max(1, _SCORES // (heads * tokens**2))
-    mixed = []
-    for start in range(0, texts * heads, at_once):
-        query, key, value = by_head[:, start : start + at_once]
-        scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=dim**-0.5)
-        if hidden is not None:
-            scores += hidden[start : start + at_once]
-        sums = scores.exp_().sum(-1, keepdim=True)
-        least, greatest = sums.aminmax()
-        if not (least > _LEAST_SUM and greatest < _GREATEST_SUM):
-            return None
-        mixed.append(torch.bmm(scores, value).div_(sums))
-    return torch.cat(mixed).view(texts, heads, tokens, dim)
-
-
-def first_by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return attention for the first tokens of texts of these lengths. Neighbors of one length go together."""
-    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
-
-    def attention(queries: Tensor, keys_values: Tensor) -> Tensor:
-        mixed, start, row = [], 0, 0
-        for length, count in runs:
-            end = start + length * count
-            query = queries[row : row + count].view(count, 1, heads, -1).transpose(1, 2)
-            key, value = keys_values[start:end].view(count, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
-            together = functional.scaled_dot_product_attention(query, key, value)
-            mixed.append(together.reshape(count, -1))
-            start, row = end, row + count
-        return torch.cat([*mixed, queries[row:]])
-
-    return attention
+    query, key, value = projected.reshape(3, texts * heads, tokens, dim)
+    scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=dim**-0.5)
+    sums = scores.exp_().sum(-1, keepdim=True)
+    least, greatest = sums.aminmax()
+    if not (least > _LEAST_SUM and greatest < _GREATEST_SUM):
+        return None
+    return torch.bmm(scores, value).div_(sums).view(texts, heads, tokens, dim)
 
 
 # Model types with BERT's layers.
@@ -232,7 +220,7 @@ class PackedEncoder:
     """Computes an encoder's last hidden states for a batch of token ids, without padding.
 
     Shares the model's embeddings and norms. With ``first_only``, the last layer computes only the states of first
-    tokens. With ``round_up``, numbers of rows and lengths are rounded up to few sizes.
+    tokens. With ``round_up``, the number of rows is rounded up to one of few.
     """
 
     def __init__(self, model: PreTrainedModel, *, first_only: bool = False, round_up: bool) -> None:
@@ -242,7 +230,7 @@ class PackedEncoder:
         self._heads: int = config.num_attention_heads
         self._padding: int | None = config.pad_token_id if config.model_type in _BEHIND_PADDING else None
         self._activation = ACTIVATIONS[activation(config)]
-        self._row_step, self._length_step = (_ROWS, _LENGTHS) if round_up else (1, 1)
+        self._row_step = _ROWS if round_up else 1
         self._tables = {
             name: weights[f"embeddings.{name}.weight"]
             for name in _EMBEDDINGS
@@ -262,7 +250,7 @@ class PackedEncoder:
         """
         lengths = [window.tokens for window in batch]
         states = self._embed(batch, lengths)
-        attention = by_length(lengths, self._heads, self._length_step)
+        attention = by_length(lengths, self._heads)
         for layer in self._layers:
             if layer.queries is not None:
                 states = self._compute_firsts(layer, layer.queries, states, lengths)

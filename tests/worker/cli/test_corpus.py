@@ -39,6 +39,10 @@ def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill, write_
         stdout = stocked("corpus", *command).stdout
         assert "(target-lang fr)" in stdout
         assert "(target-lang de)" in stdout
+    stocked("run", "translate", source, "--model", "null", "--dtype", "float32", "--corpus", "letters")
+    listed_names = stocked("corpus", "list").stdout
+    assert "(float32)" in listed_names, "specs that differ in precision alone are told apart"
+    assert "(native)" in listed_names
     stocked("enqueue", "entities", source, "--model", "entities-ddtp")
     assert "entities entities-ddtp" in stocked("corpus", "list").stdout, "the adapter, and not its base model"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -63,8 +63,7 @@ def list_command(as_json: bool) -> None:
     )
     for corpus in listed:
         last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
-        specs = [row.spec for row in corpus.specs]
-        names = _tell_apart([f"{spec.kind} {spec.params.get('adapter', spec.model)}" for spec in specs], specs)
+        names = _tell_apart(corpus, lambda spec: f"{spec.kind} {spec.params.get('adapter', spec.model)}")
         results = [(f"{row.done:,}", name) for row, name in zip(corpus.specs, names, strict=True)]
         results = results or [("", NameCell(""))]
         made.add_row(NameCell(corpus.name), f"{corpus.documents:,}", *results[0], last)
@@ -88,8 +87,7 @@ def show_command(name: str, as_json: bool) -> None:
     )
     count_columns = ("done", "failed", "skipped", "to do")
     specs = table("spec", "of", *count_columns, "as of job", names={"of"}, numbers=count_columns)
-    cells = _tell_apart([str(row.spec) for row in corpus.specs], [row.spec for row in corpus.specs])
-    for row, cell in zip(corpus.specs, cells, strict=True):
+    for row, cell in zip(corpus.specs, _tell_apart(corpus, str), strict=True):
         counts = [f"{n:,}" for n in (row.done, row.failed, row.skipped, row.pending)]
         specs.add_row(str(row.spec_id), cell, *counts, str(row.job))
     read = ("records", "new", "changed", "unchanged", "rejected")
@@ -106,13 +104,13 @@ def show_command(name: str, as_json: bool) -> None:
         print_rich(part)
 
 
-def _tell_apart(names: Sequence[str], specs: Sequence[Spec]) -> list[NameCell]:
-    """Return the names of specs, each with the options in which it differs from another spec of the same name."""
-    named = [*zip(names, specs, strict=True)]
-    others = [next((other for its, other in named if its == name and other != spec), spec) for name, spec in named]
+def _tell_apart(corpus: CorpusState, name: Callable[[Spec], str]) -> list[NameCell]:
+    """Return the names of a corpus' specs. Those of one name have also model, precision and differing options."""
+    specs = [row.spec for row in corpus.specs]
+    others = [next((other for other in specs if other != spec and name(other) == name(spec)), None) for spec in specs]
     return [
-        NameCell(name + formatting.describe_difference(other, spec))
-        for (name, spec), other in zip(named, others, strict=True)
+        NameCell(name(spec) if other is None else f"{spec}{formatting.describe_difference(other, spec)}")
+        for spec, other in zip(specs, others, strict=True)
     ]
 
 
