@@ -430,6 +430,8 @@ def _with_losses(transaction: Transaction, status: JobStatus, job: Job) -> JobSt
     lost = removed = 0
     if may_be_lost(transaction, job, steps):
         lost, removed = count_lost(transaction, job, steps), count_removed(transaction, job)
+    elif job.state in {"cancelled", "stopped"}:  # documents without a result may never have had one
+        removed = count_removed(transaction, job)
     by_rule = {
         "step_texts": job.forgotten_at is not None,
         "shards": job.folded_at is not None,

@@ -271,7 +271,7 @@ def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -
 
 
 def count_removed(transaction: Transaction, job: Job) -> int:
-    """Return the number of documents of a finished job (its row) whose version was removed since."""
+    """Return the number of documents of an ended job (its row) whose version was removed since."""
     return max(0, job.n_documents - lookups.count_rows(transaction, Document, visible(job)))
 
 

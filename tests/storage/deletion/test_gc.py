@@ -29,7 +29,7 @@ from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import maintenance, shards
-from docmill.storage.results.results import failures, results
+from docmill.storage.results.results import failures, inputs, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import StepRequest
@@ -303,3 +303,12 @@ def test_a_removed_document_is_counted_even_if_another_corpus_keeps_its_text(dat
     assert removal.remove_documents(database, "books", ["a"]) == Removed(documents=1)
     statuses = [read_status(database, job_id) for job_id in (job.id, other.id)]
     assert [(status.removed, status.lost) for status in statuses] == [(1, 0), (0, 0)]
+
+
+def test_a_removed_document_of_a_cancelled_job_is_counted_as_removed(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    jobs.cancel(database, job.id)
+    removal.remove_documents(database, "books", ["k0"])
+    status = read_status(database, job.id)
+    assert (status.documents, status.removed, status.lost) == (3, 1, 0)
+    assert len(list(inputs(database, job.id))) == 2
