@@ -156,8 +156,8 @@ def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget |
 
 
 def runs_without_job(older_than_s: float) -> ColumnElement[bool]:
-    """Return the condition for an old run that has no job, and is not the last of its pipeline."""
-    last = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
+    """Return the condition for an old run that has no job, and is not the last of its pipeline and state."""
+    last = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id, PipelineRun.state)
     return and_(
         PipelineRun.finished_at < db_now() - older_than_s,
         PipelineRun.job_id.is_(None),

@@ -154,7 +154,7 @@ def test_a_run_is_deleted_without_its_job_if_that_is_unfinished_or_shared(databa
     assert count_rows(database, Job) == 3
 
 
-def test_old_runs_without_a_job_are_deleted_except_the_last(database: Database) -> None:
+def test_old_runs_without_a_job_are_deleted_except_the_last_of_each_state(database: Database) -> None:
     nightly = keep_pipeline(database)
     due_id = pipelines.fire(database, nightly, 1.0)
     for due_at in (2.0, 3.0, 4.0):
@@ -165,7 +165,12 @@ def test_old_runs_without_a_job_are_deleted_except_the_last(database: Database) 
     days_pass(database, 2)
     assert retention.forget_runs(database, KEPT_S).rows == 2
     assert [run.state for run in pipelines.history(database, "nightly")] == ["skipped", "due"]
-    assert pipelines.hand_out(database) == [due_id]
+    [handed_out] = pipelines.hand_out(database)
+    assert handed_out == due_id
+    pipelines.note(database, take_run(database, handed_out), "failed", reason="its source is gone")
+    days_pass(database, 91)
+    assert retention.forget_runs(database, KEPT_S).rows == 0
+    assert [run.state for run in pipelines.history(database, "nightly")] == ["skipped", "failed"]
 
 
 def test_old_rejections_are_deleted_and_their_number_stays(database: Database) -> None:
