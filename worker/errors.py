@@ -2,6 +2,7 @@
 
 WorkerError            also for wrong settings and pipeline files: it lists all their faults
 ├── BrokerUnreachable  Redis is missing or refuses, or an embedded Redis does not start here
+├── JobBlocked         no worker can serve a job that is computed here
 ├── OrderBusy          another worker carries out the same order
 └── BadMessage         a message that is not of this protocol
 """
@@ -22,6 +23,10 @@ class WorkerError(Exception):
 
 class BrokerUnreachable(WorkerError):
     """Redis cannot be reached."""
+
+
+class JobBlocked(WorkerError):
+    """No worker can serve the job."""
 
 
 class OrderBusy(WorkerError):

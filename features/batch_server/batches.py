@@ -29,12 +29,13 @@ from docmill.storage.steps.budgets import Account
 from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption, ModelError, ModelUnsuitable
+from docmill.tasks.errors import BadOption, CannotServe, ModelError, ModelUnsuitable
 from docmill.tasks.kinds.options import parsed
 from docmill.worker.cli.printing import listen, say, write_out
 from docmill.worker.engines import devices_for
-from docmill.worker.errors import WorkerError
+from docmill.worker.errors import JobBlocked, WorkerError
 from docmill.worker.formatting import counted
+from docmill.worker.jobs.errors import UNREACHABLE, exit_code
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
 from docmill.worker.jobs.submission import submit
@@ -127,17 +128,31 @@ def plan_batch(settings: Settings, file: BatchFile, given_models: Sequence[str],
     return BatchPlan(file, tuple(calls), jobs, unfit, revision)
 
 
-def run_batch(settings: Settings, plan: BatchPlan, max_cost: float | None) -> dict[Call, JobStatus]:
-    """Compute the jobs of a batch file on this machine, and return how each ended. `max_cost` limits their sum."""
+def run_batch(
+    settings: Settings, plan: BatchPlan, max_cost: float | None
+) -> tuple[dict[Call, JobStatus], dict[Call, str]]:
+    """Compute the jobs of a batch file on this machine. `max_cost` limits their sum.
+
+    Return how each job ended, and the reasons why this machine cannot compute others. Raises the error of a job that
+    has no others beside it, and of a server or a hub that does not answer.
+    """
     account = _limit_cost(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
+    unserved: dict[Call, str] = {}
     for call, (_, spec) in plan.jobs.items():
         _say_next(plan, call)
         request, opened = plan.request(call), plan.source(call).opened
         devices = devices_for(settings.device, spec.model)
-        with run_request(settings, request, devices, listen(settings), opened=opened, account=account) as (_, status):
-            statuses[call] = status
-    return statuses
+        listener = listen(settings)
+        try:
+            with run_request(settings, request, devices, listener, opened=opened, account=account) as (_, status):
+                statuses[call] = status
+        except (CannotServe, ModelError, JobBlocked) as error:
+            if len(plan.jobs) == 1 or exit_code(error) == UNREACHABLE:
+                raise
+            unserved[call] = str(error)
+            warn(unserved[call])
+    return statuses, unserved
 
 
 def enqueue_batch(settings: Settings, plan: BatchPlan, max_cost: float | None) -> list[Enqueued]:

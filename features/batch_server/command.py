@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -100,7 +100,8 @@ def batch_command(
     _check_files(requests, out, errors, as_json)
     with open_batch(requests, body_settings) as file:
         plan = batches.plan_batch(settings, file, models, revision)
-        statuses = batches.run_batch(settings, plan, max_cost)
+        statuses, unserved = batches.run_batch(settings, plan, max_cost)
+        plan = replace(plan, unfit={**plan.unfit, **unserved})
         counts = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(counts, out, errors)
     if as_json:

@@ -13,7 +13,7 @@ from docmill.storage.leases.diagnosis import UNBLOCKING, Cause
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.tasks import tracing
 from docmill.tasks.errors import ServerUnreachable
-from docmill.worker.errors import WorkerError
+from docmill.worker.errors import JobBlocked, WorkerError
 from docmill.worker.formatting import printable
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import follow, ingest_bar, say_ingested
@@ -47,8 +47,8 @@ def run_here(
     ``on_opened`` gets the job's number before the job has documents. ``kept`` is a supervisor
     that rests after a run that ended well.
 
-    Raises WorkerError if this machine cannot serve the job, and ServerUnreachable if its model's server does not
-    answer.
+    Raises JobBlocked if this machine cannot serve the job, ServerUnreachable if its model's server does not answer,
+    and WorkerError.
     """
     lanes = tuple(sorted({step.spec.kind for step in prepared.steps}))
     tracing.start(settings.traces_endpoint)
@@ -132,7 +132,7 @@ class Watch:
         if status.blocked and self._was_ready:
             refused = (status.waiting_for or "").removesuffix(UNBLOCKING).strip()
             reason = f"job {status.id} is {refused} The same command continues it"
-            raise ServerUnreachable(reason) if self._supervisor.server_away else WorkerError(reason)
+            raise ServerUnreachable(reason) if self._supervisor.server_away else JobBlocked(reason)
         if status.waiting_cause is Cause.PAUSED:
             raise WorkerError(f"job {status.id} is paused; to continue it: docmill resume {status.id}")
         if status.waiting_cause is Cause.COST:

