@@ -323,10 +323,10 @@ class Settings(BaseSettings):
     @field_validator("models_dir")
     @classmethod
     def _folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is None and "home" in info.data:
-            folder: Path = info.data["home"] / MODELS
-            return folder if folder.is_dir() else None
-        if value is not None and not value.is_dir():
+        default = info.data["home"] / MODELS if "home" in info.data else None
+        if value is None or value == default:
+            return default  # a worker finds the models that are put there later
+        if not value.is_dir():
             raise ValueError(f"there is no folder {value}")
         return value
 

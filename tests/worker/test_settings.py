@@ -136,6 +136,14 @@ def test_an_empty_value_is_not_taken_for_the_default(name: str, monkeypatch: pyt
         load_settings()
 
 
+def test_models_may_be_put_into_the_home_after_a_worker_has_started(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path)
+    assert settings.model_folders.models == tmp_path / "models"
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings, "as device processes get them"
+    with pytest.raises(WorkerError, match="there is no folder"):
+        load_settings(models_dir=str(tmp_path / "elsewhere"))
+
+
 def test_settings_do_not_show_passwords() -> None:
     settings = load_settings(database_url="postgresql://u:s3cret@h/d", redis_url="redis://:s3cret@h/0")
     assert "s3cret" not in repr(settings)
