@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from http import HTTPStatus
@@ -133,8 +133,7 @@ def run_batch(
 ) -> tuple[dict[Call, JobStatus], dict[Call, str]]:
     """Compute the jobs of a batch file on this machine. `max_cost` limits their sum.
 
-    Return how each job ended, and the reasons why this machine cannot compute others. Raises the error of a job that
-    has no others beside it, and of a server or a hub that does not answer.
+    Return how each job ended, and the reasons why this machine cannot compute others.
     """
     account = _limit_cost(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
@@ -143,30 +142,40 @@ def run_batch(
         _say_next(plan, call)
         request, opened = plan.request(call), plan.source(call).opened
         devices = devices_for(settings.device, spec.model)
-        listener = listen(settings)
-        try:
-            with run_request(settings, request, devices, listener, opened=opened, account=account) as (_, status):
-                statuses[call] = status
-        except (CannotServe, ModelError, JobBlocked) as error:
-            if len(plan.jobs) == 1 or exit_code(error) == UNREACHABLE:
-                raise
-            unserved[call] = str(error)
-            warn(unserved[call])
+        run = run_request(settings, request, devices, listen(settings), opened=opened, account=account)
+        with _noting_refusal(plan, call, unserved), run as (_, status):
+            statuses[call] = status
     return statuses, unserved
+
+
+@contextmanager
+def _noting_refusal(plan: BatchPlan, call: Call, unserved: dict[Call, str]) -> Iterator[None]:
+    """Note the error of a job that cannot be computed, so that the others go on.
+
+    Raises the error if there are no others, or if a server or a hub does not answer.
+    """
+    try:
+        yield
+    except (CannotServe, ModelError, JobBlocked) as error:
+        if len(plan.jobs) == 1 or exit_code(error) == UNREACHABLE:
+            raise
+        unserved[call] = str(error)
+        warn(unserved[call])
 
 
 def enqueue_batch(settings: Settings, plan: BatchPlan, max_cost: float | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises WorkerError if there is none."""
     account = _limit_cost(settings, plan, max_cost)
-    if not plan.jobs:
-        raise WorkerError("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
         listener, submitted = listen(), []
         for call in plan.jobs:
             _say_next(plan, call)
             opened = plan.source(call).opened
-            submitted.append(submit(settings, database, plan.request(call), listener, opened, account))
-        return submitted
+            with _noting_refusal(plan, call, {}):
+                submitted.append(submit(settings, database, plan.request(call), listener, opened, account))
+    if not submitted:
+        raise WorkerError("no request of the file can be carried out; --out FILE writes the reasons")
+    return submitted
 
 
 def _limit_cost(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:

@@ -119,8 +119,9 @@ def test_a_model_that_cannot_be_opened_fails_its_requests_alone(embedded: Docmil
     save_file({"none": np.zeros(1)}, broken / "model.safetensors", {"format": "pt"})
     lines = (request("a", "embeddings", input="x", model="bad"), request("b", "embeddings", input="y"))
     (embedded.folder / "in.jsonl").write_text(write_lines(*lines))
-    run = ("batch", "in.jsonl", "--model", f"bad={broken}", "--model", "null", "--out", "out.jsonl")
-    embedded(*run, code=4)
+    run = ("batch", "in.jsonl", "--model", f"bad={broken}", "--model", "null")
+    assert len(embedded.json(*run, "--enqueue")) == 1
+    embedded(*run, "--out", "out.jsonl", code=4)
     assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == ["b"]
     [failed] = read(embedded.folder / "out.errors.jsonl")
     assert (failed["custom_id"], failed["response"]["status_code"]) == ("a", 400)
