@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import packed
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import OneDnnLinear, PackedEncoder, attend, multiplies, packs
 from docmill.tasks.engine.engine import Engine
@@ -66,11 +67,16 @@ def test_attention_in_bfloat16_is_that_of_torch(texts: int, tokens: int, size: f
     assert (actual - expected).norm() < tolerance * expected.norm()
 
 
-def test_scores_whose_exponentials_leave_their_range_are_left_to_torch() -> None:
+def test_scores_that_are_too_many_or_too_large_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for query in (30.0, -30.0):  # all scores are 160 or -160
         projected = _project(3, 48, 1.0)
         projected[0], projected[1] = query, 1.0
         assert torch.equal(attend(projected), functional.scaled_dot_product_attention(*projected))
+    projected = _project(3, 48, 1.0)
+    monkeypatch.setattr(packed, "_SCORES_OF_TEXT", 4 * 48 * 48)
+    assert not torch.equal(attend(projected), functional.scaled_dot_product_attention(*projected))
+    monkeypatch.setattr(packed, "_SCORES_OF_TEXT", 4 * 48 * 48 - 1)
+    assert torch.equal(attend(projected), functional.scaled_dot_product_attention(*projected))
 
 
 def _project(texts: int, tokens: int, size: float) -> torch.Tensor:
