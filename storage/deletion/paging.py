@@ -43,9 +43,9 @@ class RemovalBudget:
 
 @dataclass(frozen=True)
 class Removed:
-    """The number of removed rows. `documents` are versions; nothing else needed the `contents` and `outcomes`."""
+    """The number of removed rows. Nothing else needed the `contents` and `outcomes`."""
 
-    documents: int = 0
+    documents: int = 0  # for `gc versions` superseded versions
     contents: int = 0
     outcomes: int = 0
     jobs: int = 0

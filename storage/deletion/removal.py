@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -181,7 +181,8 @@ def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) 
     transaction.execute(
         update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
     )
-    return remove_rows(transaction, documents)
+    removed, n_documents = remove_rows(transaction, documents), sum(row.superseded_by is None for row in documents)
+    return replace(removed, documents=n_documents, others=len(documents) - n_documents)
 
 
 def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
