@@ -180,7 +180,7 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
 
 def not_written(status: JobStatus, written: int) -> str | None:
     """Return a sentence on the inputs of a job that an export leaves out; None if it has them all."""
-    lacking = status.documents - (status.removed or 0) + status.rejected - written
+    lacking = status.documents - (status.removed or 0) + status.rejected + status.repeated - written
     if lacking <= 0:
         return None
     verb = "has no result and is" if lacking == 1 else "have no result and are"

@@ -84,8 +84,11 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
 
 def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) -> None:
     source = embedded.folder / "letters.jsonl"
-    source.write_text('{"id": "a", "text": "one"}\nbad\n{"id": "b", "text": " "}\n{"id": "c", "text": "two"}\n')
-    message = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
+    source.write_text(
+        '{"id": "a", "text": "one"}\nbad\n{"id": "b", "text": " "}\n{"id": "c", "text": "0"}\n'
+        '{"id": "c", "text": "two"}\n'
+    )
+    message = "3 inputs have no result and are left out; `docmill results 1 --all` writes every input"
     run = embedded("run", "translate", source, "--model", "null", "--out", "out.jsonl", code=4)
     assert message in run.stderr
     for options in ((), ("--out", "out.csv", "--details"), ("--out", "parts", "--part-documents", 1)):
@@ -97,9 +100,10 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
         ("b", "skipped"),
         ("c", "done"),
         ("letters.jsonl:2", "rejected"),
+        ("letters.jsonl:4", "superseded"),
     ]
-    assert "Wrote 4 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
-    assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "rejected"
+    assert "Wrote 5 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
+    assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "superseded"
     embedded("corpus", "rm", "letters.jsonl", "--document", "a", "--yes")
     assert message in embedded("results", 1).stderr
     assert "left out" not in embedded("results", 1, "--all").stderr
