@@ -188,7 +188,8 @@ def _explain_refusal(missing: Missing, unread: Unread, keep_rejected: bool) -> s
         reason = "the source has no records"
     if reason is None:
         return None
-    return f"{_documents(missing.total)} that the source lacks were not marked as vanished: {reason}"
+    were = "was" if missing.total == 1 else "were"
+    return f"{_documents(missing.total)} that the source lacks {were} not marked as vanished: {reason}"
 
 
 def why_too_many(missing: Missing, most_percent: float) -> str | None:

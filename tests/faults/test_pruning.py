@@ -147,6 +147,8 @@ def test_a_rejected_record_and_an_empty_source_stop_pruning_and_the_reason_is_sa
     read(lines(path, *record("a", "b", "c", "d")))
     nothing_missing = read(lines(path, *record("a", "b", "c", "d"), "{}"))
     assert (nothing_missing.counts.rejected, nothing_missing.not_pruned) == (1, None)
+    alone = read(lines(path, *record("a", "b", "c"), {"id": "d", "text": None})).not_pruned or ""
+    assert alone.startswith("1 document that the source lacks was not marked as vanished: ")
     enqueued = read(lines(path, *record("a", "b"), {"id": "c", "text": None}))
     assert present(database).keys() == {"a", "b", "c", "d"}
     reason = enqueued.not_pruned or ""

@@ -131,7 +131,7 @@ def test_a_quiet_command_that_refuses_says_why(call: Call) -> None:
     call("cancel", 1, "-q")
     call("cancel", 2, "-q")
     stderr = call("corpus", "rm", "one", "--document", "none", "--yes", "-q", code=1).err
-    assert "1 of the 1 documents are not in one: none" in stderr
+    assert "1 document of those named is not in one: none" in stderr
     stderr = call("corpus", "rm", "one", "--document", "caf\udce9", "--yes", "-q", code=1).err
-    assert "are not in one: caf\ufffd" in stderr, "of an argument that is not UTF-8"
+    assert "is not in one: caf\ufffd" in stderr, "of an argument that is not UTF-8"
     assert "Nothing was removed" in call("corpus", "rm", "one", "--where", "meta.name=x", "--yes", "-q", code=1).err

@@ -168,7 +168,8 @@ def rm_command(
         say(sentence)
     if missing:
         shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
-        warn(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
+        verb = "is" if len(missing) == 1 else "are"
+        warn(f"{counted(len(missing), 'document')} of those named {verb} not in {name}: {shown}")
     return SOME_FAILED if missing or (wheres and not keys) else OK
 
 
