@@ -98,7 +98,7 @@ def run_file(
         with open_broker(settings) as broker, listener.computing():
             status = run_here(settings, database, broker, devices, prepared, listener)
         note("running", job_id=status.id)
-        written = export(database, pipeline, status.id, held) if status.state == "done" else None
+        written = export(database, pipeline, status.id, held, listener.say) if status.state == "done" else None
         state, reason = outcome(status)
         note(state, job_id=status.id, reason=reason)
     return pipeline, status, written

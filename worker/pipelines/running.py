@@ -112,20 +112,31 @@ def replace_migrated(
     return replace(migrated, account=limit_cost(settings, prepared.job.max_cost, migrated.specs))
 
 
+def _log_remark(said: str) -> None:
+    log.warning("output_lacks %s", said)
+
+
 @dataclass(frozen=True)
 class LeasedExport(parts.ExportProgress):
     """Lets parts be written for as long as the run is held."""
 
     held: HeldLease
+    say: Callable[[str], None]
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
         return self.held.along(rows)
 
     def remarked(self, said: str) -> None:
-        log.warning("output_lacks %s", said)
+        self.say(said)
 
 
-def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease) -> int | None:
+def export(
+    database: Database,
+    pipeline: Pipeline,
+    job_id: int,
+    held: HeldLease,
+    say: Callable[[str], None] = _log_remark,
+) -> int | None:
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
 
     Parts of another run are replaced, those of this one carried on. Raises LeaseLost, which leaves an output file as
@@ -137,12 +148,12 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease)
     target = Target.of(Path(output.file), output.format)
     if output.part_documents is not None:
         return parts.export(
-            database, job_id, target, output.part_documents, replaced=True, progress=LeasedExport(held)
+            database, job_id, target, output.part_documents, replaced=True, progress=LeasedExport(held, say)
         ).documents
     table = read_table(database, job_id, target.writer)
     written = target.write(held.along(table.rows), table.columns)
     if written.remark:
-        log.warning("output_lacks %s: %s", target, written.remark)
+        say(f"{target}: {written.remark}")
     return int(written)
 
 

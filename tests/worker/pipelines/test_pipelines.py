@@ -184,6 +184,11 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     assert embedded.json("pipeline", "list") == []
     assert "no pipeline nightly" in embedded("pipeline", "history", "nightly", code=2).stderr
     assert len(embedded.results(1)) == 2
+    steps = '[[step]]\nname = "line"\ntask = "embed"\nmodel = "null"\n[output]\nfile = "lines.xlsx"\n'
+    (embedded.folder / "sheet.toml").write_text(NULL.partition("[[step]]")[0] + steps)
+    stderr = embedded("pipeline", "run", "sheet.toml").stderr
+    assert "lines.xlsx: A vector's cell shows its length" in stderr
+    assert "output_lacks" not in stderr
 
 
 def test_a_run_whose_parts_another_worker_writes_or_whose_results_change_meanwhile_waits_and_does_not_fail(
