@@ -226,7 +226,7 @@ class BatchRequest:
             part = {"index": place, "of": n} if n > 1 else {}
             request = {**common, "line": self.line, **part, **self.form}
             where = self.where if n == 1 else f"{self.where}#{place}"
-            yield Row({"id": key, "text": text, REQUEST: request}, self.line, where, self.flags, clean=False)
+            yield Row({"id": key, "text": text, REQUEST: request}, where, self.flags, clean=False)
 
 
 @dataclass(frozen=True)

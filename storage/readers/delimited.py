@@ -92,7 +92,6 @@ def rows(
         return
     header = [normalize(unescape_formula(cell) if own_export else cell)[0] for cell in header]
     check_columns(header if len(header) > MAX_FIELDS else [*filter(None, header)], name, options)
-    number = 0
     while True:
         source.begin_record()
         first = n_blank + reader.line_num + 1
@@ -106,7 +105,6 @@ def rows(
             yield Rejection(where, reason, fatal=True)
             return
         except csv.Error as error:
-            number += 1
             at_end = "unexpected end of data" in str(error)
             said = _csv_reason(error, first, n_blank + reader.line_num)
             reason = "a quote opens and never closes; what follows was not read" if at_end else f"not CSV: {said}"
@@ -114,15 +112,14 @@ def rows(
             continue
         if not values:
             continue  # a blank line
-        number += 1
         if own_export:
             values = [unescape_formula(cell) for cell in values]
         if len(values) != len(header):
             reason = f"{len(values)} fields where the header has {len(header)}"
-            yield Rejection(where, reason, keys=_keys(values, header, name, number, options))
+            yield Rejection(where, reason, keys=_keys(values, header, name, where, options))
             continue
         fields, flags = _named_fields(header, values)
-        yield Row(fields, number, where, source.flags + flags, source.clean)
+        yield Row(fields, where, source.flags + flags, source.clean)
 
 
 exported_rows = partial(rows, own_export=True)  # of a CSV file that docmill wrote, with the texts as they were
@@ -138,13 +135,13 @@ def _named_fields(header: list[str], values: list[str]) -> tuple[dict[str, str],
     return fields, (VALUE_LEFT_OUT,) if left_out else ()
 
 
-def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+def _keys(values: list[str], header: list[str], name: str, where: str, options: SourceOptions) -> tuple[str, ...]:
     """Return the possible keys of a record with a field too many or too few: any of its values may be its id."""
     if len(values) > MAX_FIELDS:
         return ()
     ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]
     ids = [*ids, ""] if options.id_field in header else [""]
-    return tuple(key for id_ in ids for key in keys_of({options.id_field: id_}, name, number, options))
+    return tuple(key for id_ in ids for key in keys_of({options.id_field: id_}, name, where, options))
 
 
 def _up_to_the_header(source: _Lines) -> tuple[int, str]:

@@ -22,21 +22,20 @@ _COLON = re.compile(r"\s*:\s*")
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """Yield the stream's objects. Blank lines are skipped, and count in line numbers only."""
-    offset = number = 0
-    for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
+    """Yield the stream's objects. Blank lines are skipped, and count in line numbers."""
+    offset = 0
+    for number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
+        where = f"{name}:{number}"
         if isinstance(raw, int):
             offset += raw
-            number += 1
-            yield Rejection(f"{name}:{line_number}", too_long(options.max_record_bytes))
+            yield Rejection(where, too_long(options.max_record_bytes))
             continue
         flags: tuple[str, ...] = ()
         offset += len(raw)
         if len(raw) > _MOST_VALUES and raw.count(b",") > _MOST_VALUES:
-            number += 1
-            yield Rejection(f"{name}:{line_number}", f"more than {_MOST_VALUES:,} values in one record")
+            yield Rejection(where, f"more than {_MOST_VALUES:,} values in one record")
             continue
-        line = raw[bom_length(raw) :] if line_number == 1 else raw
+        line = raw[bom_length(raw) :] if number == 1 else raw
         # orjson refuses lone surrogates and control characters; only an escaped NUL passes.
         clean = b"\\" not in line or b"\\u0000" not in line
         try:
@@ -48,13 +47,10 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
             try:
                 fields, flags = _read_again(line, offset - len(line))
             except ValueError as error:
-                number += 1
-                keys = _keys(line, name, number, options)
-                yield Rejection(f"{name}:{line_number}", str(error), keys=keys)
+                yield Rejection(where, str(error), keys=_keys(line, name, where, options))
                 continue
             clean = False
-        number += 1
-        yield Row(fields, number, f"{name}:{line_number}", flags, clean)
+        yield Row(fields, where, flags, clean)
 
 
 def _read_again(line: bytes, start: int) -> tuple[dict[str, Json], tuple[str, ...]]:
@@ -74,10 +70,10 @@ def _read_again(line: bytes, start: int) -> tuple[dict[str, Json], tuple[str, ..
     return fields, flags
 
 
-def _keys(line: bytes, name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+def _keys(line: bytes, name: str, where: str, options: SourceOptions) -> tuple[str, ...]:
     """Return the keys that a line of broken JSON may have, from the ids before the first error in it."""
     fields = [normalize_json({options.id_field: value})[0] for value in _ids(decode(line, 0)[0], options.id_field)]
-    return tuple(key for record in fields for key in keys_of(record, name, number, options))
+    return tuple(key for record in fields for key in keys_of(record, name, where, options))
 
 
 def _ids(text: str, id_field: str) -> Iterator[Json]:

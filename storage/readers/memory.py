@@ -101,7 +101,7 @@ def _rows(data: object, options: SourceOptions) -> Rows:
     for position, value in enumerate(_given(values)):
         fields: Mapping[Any, object] = value if isinstance(value, Mapping) else {options.text_field: value}
         named = {str(name): field for name, field in fields.items()}
-        yield _with_id(as_row(named, position, f"{PLACE}:{position}", options), options)
+        yield _with_id(as_row(named, f"{PLACE}:{position}", options), position, options)
 
 
 def _given(values: Iterable[T]) -> Iterator[T]:
@@ -120,8 +120,8 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
     position = 0
     for batch in _given(reader):
         for part in slices(batch.select(columns)):
-            for row in rows_in_batch(part, position, PLACE, options, as_json):
-                yield _with_id(row, options)
+            for number, row in enumerate(rows_in_batch(part, position, PLACE, options, as_json), position):
+                yield _with_id(row, number, options)
             position += part.num_rows
 
 
@@ -138,10 +138,10 @@ def _reader(table: object) -> RecordBatchReader:
         raise SourceError(f"the table cannot be read as an Arrow table: {error}") from error
 
 
-def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:
+def _with_id(row: Row | Rejection, position: int, options: SourceOptions) -> Row | Rejection:
     """Return a row with its position as the id, if it has no field `id` and no other field was named."""
     if isinstance(row, Row) and options.id_field == SourceOptions.id_field:
-        row.fields.setdefault(options.id_field, row.number)
+        row.fields.setdefault(options.id_field, position)
     return row
 
 

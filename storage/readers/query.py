@@ -85,10 +85,10 @@ class QuerySource(RowSource):
                 check_columns(columns, self._shown, self._options)
                 for number, values in enumerate(result, 1):
                     where = f"{self._place}:{number}"
-                    row = as_row(dict(zip(columns, values, strict=True)), number, where, self._options)
+                    row = as_row(dict(zip(columns, values, strict=True)), where, self._options)
                     text = values[columns.index(self._options.text_field)]
                     if isinstance(row, Row) and not _fits(text, self._options):
-                        keys = keys_of(row.fields, self._place, number, self._options)
+                        keys = keys_of(row.fields, self._place, where, self._options)
                         row = Rejection(where, too_long(self._options.max_record_bytes), keys=keys)
                     yield row
         except exc.DBAPIError as error:

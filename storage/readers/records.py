@@ -96,10 +96,9 @@ Member = tuple[str, bytes] | Rejection | str
 
 
 class Row(NamedTuple):
-    """A record as it stands in its file. `number` counts from 1; a `clean` row has nothing to replace."""
+    """A record as it stands in its file, at the place `where`. A `clean` row has nothing to replace."""
 
     fields: dict[str, Any]
-    number: int
     where: str
     flags: tuple[str, ...]
     clean: bool
@@ -118,7 +117,7 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
     if is_messages(fields.get(options.text_field)):
         fields[options.text_field] = orjson.dumps(fields[options.text_field]).decode()
     if not isinstance(fields.get(options.text_field), str):
-        keys = keys_of(fields, name, row.number, options)
+        keys = keys_of(fields, name, row.where, options)
         return Rejection(row.where, _why_no_text(fields, options.text_field), keys=keys)
     text = fields.pop(options.text_field)
     key = fields.pop(options.id_field, None)
@@ -126,23 +125,23 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         return Rejection(row.where, f'"{options.id_field}" is a number too large to be kept apart from its neighbors')
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
-    key, kind = _key(key, name, row.number, options)
+    key, kind = _key(key, name, row.where, options)
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
     return Record(key, text, fields, flags, row.where, kind)
 
 
-def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+def keys_of(fields: Mapping[str, Any], name: str, where: str, options: SourceOptions) -> tuple[str, ...]:
     """Return the key of a record with these fields as a tuple; an empty one if it has no valid id."""
     key = fields.get(options.id_field)
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return ()
-    return (_key(key, name, number, options)[0],)
+    return (_key(key, name, where, options)[0],)
 
 
-def _key(key: float | str | None, name: str, number: int, options: SourceOptions) -> tuple[str, KeyKind]:
+def _key(key: float | str | None, name: str, where: str, options: SourceOptions) -> tuple[str, KeyKind]:
     if key is None or key == "":
-        return f"{name}:{number}", KeyKind.PLACE
+        return where, KeyKind.PLACE
     kind = KeyKind.STRING if isinstance(key, str) else KeyKind.NUMBER
     return f"{name}#{key}" if options.one_of_many else str(key), kind
 
@@ -150,7 +149,7 @@ def _key(key: float | str | None, name: str, number: int, options: SourceOptions
 def find_missing_field(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
     """Return the error of a wanted field that all of the first records lack.
 
-    The default `id` may be missing, since a record without an id gets a number. An id field that was named may not.
+    The default `id` may be missing, since a record without an id gets its place. An id field that was named may not.
     """
     if not head:
         return None

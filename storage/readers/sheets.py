@@ -147,7 +147,7 @@ def _lines(columns: Sequence[str], rows: NumberedRows, options: SourceOptions) -
         if all(value == "" for value in values):
             continue
         fields = {name: _value(values[place]) for place, name in named}
-        row = as_row(fields, number, "", options)
+        row = as_row(fields, "", options)
         assert not isinstance(row, Rejection)  # no cell holds what JSON has no form for
         text = row.fields.get(options.text_field)
         if options.text_field in row.fields and not isinstance(text, str):

@@ -109,17 +109,14 @@ def open_queries(queries: str) -> Source:
 
 
 def _plain_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """Yield the stream's lines as texts. Blank lines are skipped, and count in line numbers only."""
-    number = 0
-    for line_number, (line, flags) in enumerate(text_lines(stream, options.max_record_bytes), 1):
-        where = f"{name}:{line_number}"
+    """Yield the stream's lines as texts. Blank lines are skipped, and count in line numbers."""
+    for number, (line, flags) in enumerate(text_lines(stream, options.max_record_bytes), 1):
+        where = f"{name}:{number}"
         if line is None:
-            number += 1
-            yield Rejection(where, too_long(options.max_record_bytes), keys=keys_of({}, name, number, options))
+            yield Rejection(where, too_long(options.max_record_bytes), keys=keys_of({}, name, where, options))
             continue
         if text := line.strip():
-            number += 1
-            yield Row({options.text_field: text}, number, where, flags, clean=False)
+            yield Row({options.text_field: text}, where, flags, clean=False)
 
 
 def scheme_of(source: str) -> str | None:
@@ -220,11 +217,7 @@ def _check_row(row: Row | Rejection, reader: str) -> Row | Rejection:
         return row
     if not isinstance(row, Row):
         raise SourceError(f"{reader} yields {type(row).__name__}, not Row or Rejection")
-    for field, value, wanted in (
-        ("fields", row.fields, dict),
-        ("number", row.number, int),
-        ("where", row.where, str),
-    ):
+    for field, value, wanted in (("fields", row.fields, dict), ("where", row.where, str)):
         if not isinstance(value, wanted):
             kind = type(value).__name__
             raise SourceError(f"{reader} yields a Row whose {field} is of type {kind}, not {wanted.__name__}")

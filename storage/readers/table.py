@@ -96,7 +96,7 @@ def rows_in_frame(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row 
         if isinstance(fields, str):
             yield Rejection(where, fields)
         else:
-            yield Row(fields, number, where, tuple(flags), clean=b"\\u0000" not in line)
+            yield Row(fields, where, tuple(flags), clean=b"\\u0000" not in line)
 
 
 def _answers(
@@ -127,7 +127,7 @@ class _Unfit(Exception):
     """A value has no form in JSON; the message names its type."""
 
 
-def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOptions) -> Row | Rejection:
+def as_row(fields: Mapping[str, Any], where: str, options: SourceOptions) -> Row | Rejection:
     """Return a table's row with JSON types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds,
     null for NaN and infinity, and NumPy's numbers and arrays as JSON has them.
 
@@ -143,7 +143,7 @@ def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOp
             if name in {options.text_field, options.id_field}:
                 return Rejection(where, f'"{name}" is {error}')
             flags = (VALUE_LEFT_OUT,)
-    return Row(kept, number, where, flags, clean=False)
+    return Row(kept, where, flags, clean=False)
 
 
 def _json(value: object, depth: int) -> Json:
@@ -308,7 +308,7 @@ def rows_in_batch(
         for name, values in ((name, _values(column, mended)) for name, column in zip(names, batch, strict=True))
     ]
     for n, values in enumerate(zip(*columns, strict=True)):
-        row = as_row(dict(zip(names, values, strict=True)), first + n, f"{name}:{first + n}", options)
+        row = as_row(dict(zip(names, values, strict=True)), f"{name}:{first + n}", options)
         if n in mended and isinstance(row, Row):
             row = row._replace(flags=(*mended[n], *row.flags))
         yield row

@@ -134,7 +134,7 @@ def test_workbooks_and_other_files_of_records_in_an_archive_are_read_as_in_a_fol
         Record("b/book.xlsx[Data]#1", "One.", {"n": 3}, (), "b/book.xlsx[Data]:3"),
         Record("b/book.xlsx[Data]:4", "Two.", {"n": 4}, (), "b/book.xlsx[Data]:4"),
         Record("c.csv#7", "seven", {}, (), "c.csv:2"),
-        Record("c.csv:2", "eight", {}, (), "c.csv:3"),
+        Record("c.csv:3", "eight", {}, (), "c.csv:3"),
         Record("d.jsonl.gz#a", "nine", {}, (), "d.jsonl.gz:1"),
         Record("e.txt", "ten", {}, (), "e.txt"),
     ]

@@ -26,9 +26,9 @@ def test_quotes_hold_commas_quotes_and_line_ends_and_line_numbers_stay_right(tmp
 
 
 def test_other_separators_are_text_if_the_header_has_the_fields(tmp_path: Path) -> None:
-    assert read(tmp_path, b"text,n\na;b\tc,1\n") == [Record("c.csv:1", "a;b\tc", {"n": "1"}, (), "c.csv:2")]
-    assert read(tmp_path, b"text\tn\na,b\t1\n", name="c.tsv") == [Record("c.tsv:1", "a,b", {"n": "1"}, (), "c.tsv:2")]
-    assert read(tmp_path, b"text,a;b;c\nx,y\n") == [Record("c.csv:1", "x", {"a;b;c": "y"}, (), "c.csv:2")]
+    assert read(tmp_path, b"text,n\na;b\tc,1\n") == [Record("c.csv:2", "a;b\tc", {"n": "1"}, (), "c.csv:2")]
+    assert read(tmp_path, b"text\tn\na,b\t1\n", name="c.tsv") == [Record("c.tsv:2", "a,b", {"n": "1"}, (), "c.tsv:2")]
+    assert read(tmp_path, b"text,a;b;c\nx,y\n") == [Record("c.csv:2", "x", {"a;b;c": "y"}, (), "c.csv:2")]
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("c.csv", ";"), ("c.csv", "\t"), ("c.csv", "|"), ("c.tsv", ",")])
@@ -42,8 +42,8 @@ def test_columns_may_be_separated_by_other_characters(tmp_path: Path, name: str,
 
 def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
     assert read(tmp_path, b"text,,n,\na,,1,\nb,x,2,\n") == [
-        Record("c.csv:1", "a", {"n": "1"}, (), "c.csv:2"),
-        Record("c.csv:2", "b", {"n": "2"}, (VALUE_LEFT_OUT,), "c.csv:3"),
+        Record("c.csv:2", "a", {"n": "1"}, (), "c.csv:2"),
+        Record("c.csv:3", "b", {"n": "2"}, (VALUE_LEFT_OUT,), "c.csv:3"),
     ]
 
 
@@ -95,8 +95,8 @@ def test_a_header_without_the_text_field_or_that_is_not_csv_is_an_error_at_once(
         read(tmp_path, b'"text"x,id\n')
 
 
-def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(tmp_path: Path) -> None:
+def test_a_record_without_an_id_gets_its_place_and_an_empty_file_has_no_records(tmp_path: Path) -> None:
     items = read(tmp_path, b"id,text\n,x\n,y\n")
-    assert list_keys(items) == ["c.csv:1", "c.csv:2"]
+    assert list_keys(items) == ["c.csv:2", "c.csv:3"]
     assert read(tmp_path, b"") == []
     assert read(tmp_path, b"text\n") == []

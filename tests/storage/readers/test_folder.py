@@ -215,7 +215,7 @@ def test_files_of_records_without_the_text_field_are_left_out_with_the_reason(tm
     write(tmp_path, {"a.txt": "A", "b.csv": "name,size\nx,1\n", "c.csv": "text\nC\n", "d.csv": "other\nx\n"})
     write(tmp_path, {"e.zip": zipped({"x.png": ""})})
     source = open_source(str(tmp_path), OPTIONS)
-    assert keys(source) == ["a.txt", "c.csv:1"]
+    assert keys(source) == ["a.txt", "c.csv:2"]
     assert rejections(source) == {}
     assert source.ignored == {".csv": 2, ".zip": 1}
     suffixes = ", ".join(document_suffixes())

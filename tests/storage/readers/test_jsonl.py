@@ -77,7 +77,7 @@ def test_bad_json_is_rejected_with_its_line_and_column_and_the_rest_is_read() ->
     reasons = [item.reason for item in items if isinstance(item, Rejection)]
     assert all(text.startswith("not JSON: ") and " at column " in text for text in reasons[:3])
     assert reasons[3:] == ["an array where an object is expected", "a single value where an object is expected"]
-    assert list_keys(items) == ["-:1", "-:7"]
+    assert list_keys(items) == ["-:1", "-:8"], "no rejected record has the same place"
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])

@@ -45,7 +45,7 @@ def rows(stream, name, options):
     for number, line in enumerate(stream, 1):
         title, _, text = line.decode().rstrip().partition("|")
         where = f"{name}:{number}"
-        yield Row({"text": text, "title": title}, number, where, (), False) if text else Rejection(where, "no bar")
+        yield Row({"text": text, "title": title}, where, (), False) if text else Rejection(where, "no bar")
 
 class Wiki(Source):
     def __init__(self, url, options):
@@ -54,7 +54,7 @@ class Wiki(Source):
         yield Record("page", "said", {}, (), "page")
 
 def breaks(stream, name, options):
-    yield Row({"text": "fine"}, 1, name, (), True)
+    yield Row({"text": "fine"}, name, (), True)
     raise KeyError("secret")
 
 def wrong(stream, name, options):
@@ -281,11 +281,10 @@ def test_a_failing_reader_is_named_and_its_error_is_not_quoted(install: Install,
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("None, 1, name, (), True", "yields a Row whose fields is of type NoneType, not dict"),
-        ("{'text': 'x'}, '1', name, (), True", "yields a Row whose number is of type str, not int"),
-        ("{'text': 'x'}, 1, None, (), True", "yields a Row whose where is of type NoneType, not str"),
-        ("{'text': 'x', 'at': {1}}, 1, name, (), True", "yields a Row with a field that is no JSON value"),
-        ("{'text': 'x', 2: 'y'}, 1, name, (), False", "yields a Row with a field that is no JSON value"),
+        ("None, name, (), True", "yields a Row whose fields is of type NoneType, not dict"),
+        ("{'text': 'x'}, None, (), True", "yields a Row whose where is of type NoneType, not str"),
+        ("{'text': 'x', 'at': {1}}, name, (), True", "yields a Row with a field that is no JSON value"),
+        ("{'text': 'x', 2: 'y'}, name, (), False", "yields a Row with a field that is no JSON value"),
     ],
 )
 def test_a_reader_that_yields_an_invalid_row_is_named(
@@ -314,12 +313,12 @@ def test_every_line_is_a_query_and_blank_lines_count_only_in_line_numbers(tmp_pa
     raw = b"\xef\xbb\xbf one \r\n\n \ntwo\xff\nlast"
     expected = [
         Record("q.txt:1", "one", {}, (), "q.txt:1"),
-        Record("q.txt:2", "two\ufffd", {}, ("invalid_utf8@16",), "q.txt:4"),
-        Record("q.txt:3", "last", {}, (), "q.txt:5"),
+        Record("q.txt:4", "two\ufffd", {}, ("invalid_utf8@16",), "q.txt:4"),
+        Record("q.txt:5", "last", {}, (), "q.txt:5"),
     ]
     assert read_queries(tmp_path, raw) == expected
     assert read_queries(tmp_path, gzip.compress(raw), "q.txt.gz")[2] == Record(
-        "q.txt.gz:3", "last", {}, (), "q.txt.gz:5"
+        "q.txt.gz:5", "last", {}, (), "q.txt.gz:5"
     )
 
 

@@ -200,7 +200,7 @@ def test_a_source_is_named_as_on_the_command_line(store: Path, tmp_path: Path) -
     corpus = tmp_path / "corpus.csv"
     corpus.write_text("id,text\nx,one\n,two\ny\n")
     table = run(corpus, store)
-    assert table["id"].to_pylist()[:2] == ["x", "corpus.csv:2"]
+    assert table["id"].to_pylist()[:2] == ["x", "corpus.csv:3"]
     assert table["status"].to_pylist() == ["done", "done", "rejected"]
 
 

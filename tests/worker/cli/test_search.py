@@ -56,7 +56,7 @@ def test_queries_are_answered_in_their_order_and_bad_ones_are_reported(
     answers = _lines(embedded("search", "corpus.jsonl", "--queries", "q.txt", "--json", "--top", 1).stdout)
     assert [(answer["id"], answer["query"], answer["hits"][0]["id"]) for answer in answers] == [
         ("q.txt:1", "two", "b"),
-        ("q.txt:2", "one", "a"),
+        ("q.txt:3", "one", "a"),
     ]
     lines = embedded("search", "corpus.jsonl", "--queries", "q.txt", "--top", 1).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["two", "score", "1", "one", "score", "1"]
